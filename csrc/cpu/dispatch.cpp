@@ -1,0 +1,71 @@
+// Chooses, once, the instruction set that the CPU kernel runs with.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "../kernels.h"
+
+namespace labelsmooth::cpu {
+
+#define LABELSMOOTH_DECLARE(isa)                                             \
+  namespace isa {                                                            \
+  void process_rows(const LossProblem& problem, int64_t begin, int64_t end); \
+  }
+#if defined(__x86_64__)
+LABELSMOOTH_DECLARE(avx512_bf16)
+LABELSMOOTH_DECLARE(avx512)
+LABELSMOOTH_DECLARE(avx2)
+#endif
+LABELSMOOTH_DECLARE(baseline)
+
+namespace {
+
+struct InstructionSet {
+  const char* name;
+  bool usable;
+  void (*process_rows)(const LossProblem&, int64_t, int64_t);
+};
+
+InstructionSet choose() {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+#endif
+  const InstructionSet sets[] = {// best first
+#if defined(__x86_64__)
+                                 {"avx512_bf16", avx512_bf16, avx512_bf16::process_rows},
+                                 {"avx512", avx512, avx512::process_rows},
+                                 {"avx2", avx2, avx2::process_rows},
+#endif
+                                 {"baseline", true, baseline::process_rows}};
+
+  const char* forced = std::getenv("LABELSMOOTH_CPU");
+  const std::string wanted = forced ? forced : "";
+  std::string usable;
+  for (const InstructionSet& set : sets) {
+    if (!set.usable) continue;
+    if (wanted.empty() || wanted == set.name) return set;
+    usable += usable.empty() ? set.name : std::string(", ") + set.name;
+  }
+  throw std::runtime_error("LABELSMOOTH_CPU=" + wanted + ": expected one of " + usable +
+                           " on this machine");
+}
+
+const InstructionSet& chosen() {
+  static const InstructionSet set = choose();
+  return set;
+}
+
+}  // namespace
+
+void process_rows(const LossProblem& problem, int64_t begin, int64_t end) {
+  chosen().process_rows(problem, begin, end);
+}
+
+const char* instruction_set() { return chosen().name; }
+
+}  // namespace labelsmooth::cpu

@@ -1,0 +1,6 @@
+#if defined(__x86_64__)
+#define LABELSMOOTH_AVX2
+#include "isa.h"
+// isa.h first
+#include "row_kernel.h"
+#endif

@@ -1,0 +1,3 @@
+#include "isa.h"
+// isa.h first
+#include "row_kernel.h"

@@ -1,0 +1,8 @@
+"""Label-smoothed cross-entropy for many classes: loss and gradient in one step."""
+
+from . import compat
+from .functional import LossStats, label_smoothing_loss
+from .modules import FusedLabelSmoothingLoss
+
+__version__ = "0.1.0"
+__all__ = ["FusedLabelSmoothingLoss", "LossStats", "compat", "label_smoothing_loss"]

@@ -1,0 +1,91 @@
+"""What a caller may get wrong, told before anything is written: expected and received."""
+
+import torch
+from torch import Tensor
+
+from ._problem import Options
+
+
+def check_prior(prior: Tensor, options: Options) -> None:
+    """Raises ValueError unless the prior is a distribution that the options can smooth over."""
+    values = prior.detach().double()
+    total = float(values.sum())
+    if not bool((values >= 0).all()) or abs(total - 1.0) > 1e-3:
+        raise ValueError(
+            "prior: expected non-negative numbers that sum to 1, "
+            f"got minimum {float(values.min())}, sum {total}"
+        )
+    if (
+        options.smooth_over == "others"
+        and options.label_smoothing > 0
+        and float(values.max()) >= 1.0
+    ):
+        raise ValueError(
+            "smooth_over='others': expected a prior that leaves something for the other classes, "
+            f"got {float(values.max())} on class {int(values.argmax())}"
+        )
+
+
+def check_call(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    prior: Tensor | None,
+    normalizer: Tensor | float | None,
+    options: Options,
+) -> None:
+    if not logits.is_floating_point():
+        raise TypeError(f"logits: expected a floating-point dtype, got {logits.dtype}")
+    if logits.dim() == 0:
+        raise ValueError("logits: expected shape (C,), (N, C) or (N, C, d1, ...), got ()")
+    class_axis = 0 if logits.dim() == 1 else 1
+    classes = logits.shape[class_axis]
+    if classes == 0:
+        raise ValueError(f"logits: expected at least one class, got shape {tuple(logits.shape)}")
+    if target.dtype == logits.dtype:
+        expected = tuple(logits.shape)
+        if options.smooth_over == "others":
+            raise ValueError(
+                "smooth_over='others': expected class indices, got class probabilities"
+            )
+    elif target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"target: expected an integer dtype or {logits.dtype}, got {target.dtype}")
+    else:
+        expected = tuple(logits.shape[:class_axis] + logits.shape[class_axis + 1 :])
+    if tuple(target.shape) != expected:
+        raise ValueError(
+            f"target: expected shape {expected} for logits of shape {tuple(logits.shape)}, "
+            f"got {tuple(target.shape)}"
+        )
+    if target.device != logits.device:
+        raise ValueError(f"target: expected device {logits.device}, got {target.device}")
+    for name, vector in (("weight", weight), ("prior", prior)):
+        if vector is None:
+            continue
+        if vector.shape != (classes,):
+            raise ValueError(f"{name}: expected shape ({classes},), got {tuple(vector.shape)}")
+        if vector.device != logits.device:
+            raise ValueError(f"{name}: expected device {logits.device}, got {vector.device}")
+        if not vector.is_floating_point():
+            raise TypeError(f"{name}: expected a floating-point dtype, got {vector.dtype}")
+    if (
+        options.smooth_over == "others"
+        and prior is None
+        and classes == 1
+        and options.label_smoothing > 0
+    ):
+        raise ValueError("smooth_over='others': expected at least two classes, got 1")
+    if options.inplace and any(
+        n > 1 and s == 0 for n, s in zip(logits.shape, logits.stride(), strict=True)
+    ):
+        raise ValueError(
+            "inplace=True: expected logits whose elements do not share memory, got shape "
+            f"{tuple(logits.shape)} with strides {logits.stride()}"
+        )
+    if normalizer is not None:
+        if options.reduction != "mean":
+            raise ValueError(f"normalizer: expected reduction='mean', got {options.reduction!r}")
+        if isinstance(normalizer, Tensor) and normalizer.dim() != 0:
+            raise ValueError(
+                f"normalizer: expected a 0-d tensor, got shape {tuple(normalizer.shape)}"
+            )

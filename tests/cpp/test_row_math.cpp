@@ -1,0 +1,165 @@
+// row_math.h alone, on rows small enough to follow.
+#include "row_math.h"
+
+#include <vector>
+
+#include "check.h"
+#include "dense.h"
+
+using namespace labelsmooth;
+
+namespace {
+
+RowStats<double> stats_of(const DenseRow& row, size_t begin, size_t end, double reference) {
+  RowStats<double> stats = empty_stats<double>();
+  for (size_t c = begin; c < end; ++c) {
+    const double v = row.weight[c] * row.prior[c];
+    stats = combine(stats, {row.x(c), 1, weighted(v, row.x(c) - reference), v});
+  }
+  return stats;
+}
+
+DenseRow random_row(Random& random, size_t classes) {
+  DenseRow row;
+  double sum = 0;
+  for (size_t c = 0; c < classes; ++c) {
+    row.logits.push_back(8 * random.uniform() - 4);
+    row.weight.push_back(0.5 + random.uniform());
+    row.prior.push_back(0.1 + random.uniform());
+    sum += row.prior[c];
+  }
+  for (double& u : row.prior) u /= sum;
+  row.target = static_cast<int64_t>(random.next() % classes);
+  return row;
+}
+
+void check_row(const DenseRow& row) {
+  const LossOptions<double> options = {row.smoothing,     row.lse_square_scale, row.logit_scale,
+                                       row.softcap,       row.over_others,      row.kl_div,
+                                       row.from_log_probs};
+  const size_t classes = row.logits.size();
+  const auto y = static_cast<size_t>(row.target);
+  ClassSums<double> sums = {0, 0};
+  for (size_t c = 0; c < classes; ++c) {
+    sums.coef += row.weight[c] * row.prior[c];
+    sums.coef_log += row.weight[c] * x_log_x(row.prior[c]);
+  }
+  const double target_logit = transform_logit(row.logits[y], options);
+  const double reference = finite_or_zero(target_logit);
+  const auto stats = stats_of(row, 0, classes, reference);
+  const auto terms = row_terms(row.prior[y], row.weight[y], sums.coef, options);
+  double loss = row_loss(stats, terms, target_logit, reference, options);
+  if (row.kl_div) loss += negative_entropy(terms, row.prior[y], row.weight[y], sums);
+  CHECK(close(loss, row.loss(), 1e-13), "%.17g, expected %.17g", loss, row.loss());
+
+  const double scale = 0.25;
+  const auto grad = grad_terms(stats, terms, scale, options);
+  for (size_t c = 0; c < classes; ++c) {
+    const double x = transform_logit(row.logits[c], options);
+    const double coef = grad.beta * row.weight[c] * row.prior[c] + (c == y ? grad.tau : 0);
+    const double g = logit_grad(x, coef, grad) * transform_slope(x, options);
+    CHECK(close(g, scale * row.grad(c), 1e-13), "class %zu: %.17g, expected %.17g", c, g,
+          scale * row.grad(c));
+  }
+}
+
+void every_convention() {
+  Random random;
+  for (int bits = 0; bits < 128; ++bits) {
+    DenseRow row = random_row(random, 7);
+    row.smoothing = bits & 1 ? 0.1 : 0;
+    row.over_others = bits & 2;
+    row.kl_div = bits & 4;
+    row.from_log_probs = bits & 8;
+    row.lse_square_scale = bits & 16 ? 0.01 : 0;
+    row.logit_scale = bits & 32 ? 0.7 : 1;
+    row.softcap = bits & 64 ? 3 : 0;
+    check_row(row);
+  }
+}
+
+// Three classes, smoothing 0.01 over the others: q = 0.005, 0.99, 0.005.
+void by_hand() {
+  DenseRow row;
+  row.logits = {0.1796, -0.0440, 0.4484};
+  row.weight = {1, 1, 1};
+  row.prior = {1. / 3, 1. / 3, 1. / 3};
+  row.target = 1;
+  row.smoothing = 0.01;
+  row.over_others = true;
+  const double expected = 0.005 * 1.1340 + 0.99 * 1.3576 + 0.005 * 0.8652;
+  CHECK(close(row.loss(), expected, 1e-4), "%g, expected %g", row.loss(), expected);
+  check_row(row);
+}
+
+void parts_in_any_grouping() {
+  Random random;
+  const DenseRow row = random_row(random, 12);
+  const auto whole = stats_of(row, 0, 12, 0);
+  const auto left =
+      combine(combine(stats_of(row, 0, 3, 0), stats_of(row, 3, 4, 0)), stats_of(row, 4, 12, 0));
+  const auto right =
+      combine(stats_of(row, 0, 3, 0), combine(stats_of(row, 3, 4, 0), stats_of(row, 4, 12, 0)));
+  for (const auto& stats : {left, right}) {
+    CHECK(stats.max == whole.max, "%g, expected %g", stats.max, whole.max);
+    CHECK(close(stats.sum_exp, whole.sum_exp, 1e-14), "%g, expected %g", stats.sum_exp,
+          whole.sum_exp);
+    CHECK(close(stats.coef_dot, whole.coef_dot, 1e-14), "%g, expected %g", stats.coef_dot,
+          whole.coef_dot);
+  }
+}
+
+// A part without classes, or all of whose logits are -inf, changes nothing, whichever side it
+// stands on.
+void empty_and_masked_parts() {
+  const RowStats<float> part = {2, 1.5f, 0.25f, 1};
+  const RowStats<float> masked = {-INFINITY, 0, 0, 0};
+  for (const auto& stats :
+       {combine(part, masked), combine(masked, part), combine(empty_stats<float>(), part)}) {
+    CHECK(stats.max == 2 && stats.sum_exp == 1.5f, "max %g, sum %g", stats.max, stats.sum_exp);
+  }
+  const auto none = combine(masked, masked);
+  CHECK(none.max == -INFINITY && none.sum_exp == 0, "max %g, sum %g", none.max, none.sum_exp);
+}
+
+void infinite_losses() {
+  DenseRow row;
+  row.logits = {1, -INFINITY, 2};
+  row.weight = {1, 1, 1};
+  row.prior = {0.5, 0, 0.5};
+  row.target = 0;
+  row.smoothing = 0.1;
+  check_row(row);  // the masked class has no mass: finite
+  row.prior = {0.4, 0.2, 0.4};
+  CHECK(row.loss() == INFINITY, "%g", row.loss());
+  check_row(row);  // it has: infinite, with a finite gradient
+  row.smoothing = 0;
+  row.target = 1;
+  CHECK(row.loss() == INFINITY, "%g", row.loss());
+  check_row(row);
+}
+
+// In float, an offset of 1e4 is shared by all logits and costs nothing.
+void large_offset() {
+  const LossOptions<float> options = {0.1f, 0, 1, 0, false, false, false};
+  float losses[2];
+  for (int i = 0; i < 2; ++i) {
+    const float offset = i == 0 ? 0.f : 16384.f;
+    const float x[] = {offset + 1.5f, offset - 0.25f, offset + 3.0f};
+    RowStats<float> stats = empty_stats<float>();
+    for (float logit : x) stats = combine(stats, {logit, 1, (logit - x[1]) / 3, 0});
+    losses[i] = row_loss(stats, row_terms(1.f / 3, 1.f, 1.f, options), x[1], x[1], options);
+  }
+  CHECK(losses[0] == losses[1], "%.9g without, %.9g with the offset", losses[0], losses[1]);
+}
+
+}  // namespace
+
+int main() {
+  by_hand();
+  every_convention();
+  parts_in_any_grouping();
+  empty_and_masked_parts();
+  infinite_losses();
+  large_offset();
+}

@@ -1,0 +1,152 @@
+// vec.h for one instruction set: each test_vec_*.cpp defines which and includes this.
+#include "cpu/isa.h"
+// isa.h first
+#include "check.h"
+#include "cpu/vec.h"
+
+using namespace labelsmooth::cpu::LABELSMOOTH_ISA;
+
+namespace {
+
+// Distance in units of the last place of the exact result.
+double ulps(float value, double exact) {
+  if (value == static_cast<float>(exact)) return 0;
+  int exponent;
+  std::frexp(exact, &exponent);
+  return std::fabs(value - exact) / std::ldexp(1.0, exponent < -125 ? -149 : exponent - 24);
+}
+
+template <class Function, class Exact>
+double worst_ulps(Function function, Exact exact, float low, float high) {
+  double worst = 0;
+  for (uint64_t pattern = 0; pattern < 1ull << 32; pattern += 1009) {
+    float x;
+    const auto bits = static_cast<uint32_t>(pattern);
+    std::memcpy(&x, &bits, sizeof(x));
+    if (!(x >= low && x <= high)) continue;
+    worst = std::fmax(worst, ulps(function(VecF(x)).lanes[0], exact(x)));
+  }
+  return worst;
+}
+
+void exp_accuracy() {
+  const auto vector_exp = [](VecF x) { return exp(x); };
+  const auto exact = [](double x) { return std::exp(x); };
+  const double worst = worst_ulps(vector_exp, exact, -110, 88.72f);
+  CHECK(worst <= 2, "%g ulp", worst);
+  const float edges[][2] = {
+      {-INFINITY, 0}, {INFINITY, INFINITY}, {89, INFINITY}, {-0.0f, 1}, {-104.5f, 0}};
+  for (const auto& [x, expected] : edges) {
+    const float value = exp(VecF(x)).lanes[0];
+    CHECK(value == expected, "exp(%g) is %g", x, value);
+  }
+  CHECK(std::isnan(exp(VecF(NAN)).lanes[0]), "exp(NaN)");
+}
+
+void tanh_accuracy() {
+  const auto vector_tanh = [](VecF x) { return tanh(x); };
+  const double worst =
+      worst_ulps(vector_tanh, [](double x) { return std::tanh(x); }, -INFINITY, INFINITY);
+  CHECK(worst <= 3, "%g ulp", worst);
+}
+
+// The conversion instruction takes bfloat16's subnormal numbers for 0.
+template <class Half>
+bool flushed(float value) {
+#if defined(LABELSMOOTH_AVX512BF16)
+  return std::is_same_v<Half, BFloat16> && std::fabs(value) < 0x1p-126f;
+#else
+  (void)value;
+  return false;
+#endif
+}
+
+// Every 16-bit pattern widens exactly and narrows to itself; halfway between two neighbours the
+// even one wins.
+template <class Half>
+void half_round_trip(float (*decode)(uint16_t)) {
+  for (uint32_t pattern = 0; pattern < 1u << 16; ++pattern) {
+    const auto bits = static_cast<uint16_t>(pattern);
+    const Half element = {bits};
+    const float value = load_one(&element), exact = decode(bits);
+    CHECK(value == exact || (std::isnan(value) && std::isnan(exact)), "%#x widens to %g", pattern,
+          value);
+    Half back;
+    store_one(&back, value);
+    const bool nan = std::isnan(value);
+    if (flushed<Half>(value)) continue;
+    CHECK(nan ? std::isnan(decode(back.bits)) : back.bits == bits, "%#x came back as %#x", pattern,
+          back.bits);
+
+    const float next = decode(static_cast<uint16_t>(bits + 1));
+    if (!std::isfinite(value) || !std::isfinite(next) || std::signbit(next) != std::signbit(value))
+      continue;
+    const auto middle = static_cast<float>((static_cast<double>(value) + next) / 2);
+    if (static_cast<double>(middle) * 2 != static_cast<double>(value) + next) continue;
+    store_one(&back, middle);
+    const auto even = static_cast<uint16_t>(bits & 1 ? bits + 1 : bits);
+    CHECK(back.bits == even, "halfway above %#x rounds to %#x", pattern, back.bits);
+  }
+}
+
+float decode_bfloat16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof(value));
+  return value;
+}
+
+float decode_float16(uint16_t bits) {
+  const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  const float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
+                          : exponent == 0
+                              ? std::ldexp(static_cast<float>(fraction), -24)
+                              : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+  return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+void across_lanes() {
+  float values[VecF::size];
+  for (int i = 0; i < VecF::size; ++i) values[i] = static_cast<float>(i % 5);
+  const VecF x = load(values);
+  float sum = 0;
+  for (float value : values) sum += value;
+  CHECK(sum_lanes(x) == sum, "%g, expected %g", sum_lanes(x), sum);
+  CHECK(max_lanes(x) == (VecF::size > 4 ? 4 : 3), "%g", max_lanes(x));
+  CHECK(any_lane<float>(x == VecF(3.0f)) && !any_lane<float>(x == VecF(7.0f)), "any_lane");
+}
+
+// Loads and stores of a part touch no element beyond it.
+void partial_access() {
+  float source[VecF::size + 1], destination[VecF::size + 1];
+  for (int count = 0; count <= VecF::size; ++count) {
+    for (int i = 0; i <= VecF::size; ++i) source[i] = destination[i] = static_cast<float>(100 + i);
+    const VecF x = load_first(source, count);
+    for (int i = 0; i < VecF::size; ++i) {
+      CHECK(x.lanes[i] == (i < count ? source[i] : 0), "lane %d of %d is %g", i, count, x.lanes[i]);
+    }
+    store_first(destination, VecF(-1.0f), count);
+    for (int i = 0; i <= VecF::size; ++i) {
+      CHECK(destination[i] == (i < count ? -1 : source[i]), "element %d of %d is %g", i, count,
+            destination[i]);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+#if defined(__x86_64__) && defined(LABELSMOOTH_AVX512BF16)
+  if (!__builtin_cpu_supports("avx512bf16")) return not_on_this_machine;
+#elif defined(__x86_64__) && defined(LABELSMOOTH_AVX512)
+  if (!__builtin_cpu_supports("avx512bw")) return not_on_this_machine;
+#elif defined(__x86_64__) && defined(LABELSMOOTH_AVX2)
+  if (!__builtin_cpu_supports("avx2")) return not_on_this_machine;
+#endif
+  exp_accuracy();
+  tanh_accuracy();
+  half_round_trip<BFloat16>(decode_bfloat16);
+  half_round_trip<Float16>(decode_float16);
+  across_lanes();
+  partial_access();
+}

@@ -1,0 +1,2 @@
+#define LABELSMOOTH_AVX2
+#include "test_vec.h"

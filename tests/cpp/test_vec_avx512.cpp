@@ -1,0 +1,2 @@
+#define LABELSMOOTH_AVX512
+#include "test_vec.h"
