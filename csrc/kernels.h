@@ -46,10 +46,10 @@ struct LossProblem {
   int64_t grad_loss_stride = 0;
   const void* denominator = nullptr;  // one value, accumulate dtype
 
-  // (N,) each, in the accumulate dtype. Forward writes them, backward reads row_max and
+  // (N,) each, in the accumulate dtype. Forward writes them, backward reads row_shift and
   // row_sum_exp.
   void* loss = nullptr;  // nullptr: this is a backward call
-  void* row_max = nullptr;
+  void* row_shift = nullptr;
   void* row_sum_exp = nullptr;
   // With statistics; else nullptr.
   void* lse = nullptr;

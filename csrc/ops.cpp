@@ -159,7 +159,7 @@ class CpuCall {
                                   : torch::stable::new_empty(logits_, {&none, 1}, ScalarType::Long);
     T* stats = static_cast<T*>(row_stats.data_ptr());
     problem_.loss = loss.data_ptr();
-    problem_.row_max = stats;
+    problem_.row_shift = stats;
     problem_.row_sum_exp = stats + problem_.rows;
     if (with_stats) {
       problem_.lse = stats + 2 * problem_.rows;
@@ -174,7 +174,7 @@ class CpuCall {
     const Tensor grad =
         torch::stable::contiguous(torch::stable::to(grad_loss, accumulate_type(logits_)));
     T* stats = static_cast<T*>(row_stats.data_ptr());
-    problem_.row_max = stats;
+    problem_.row_shift = stats;
     problem_.row_sum_exp = stats + problem_.rows;
     problem_.grad_loss = grad.data_ptr();
     problem_.grad_loss_stride = reduction_ == Reduction::none ? 1 : 0;
@@ -267,7 +267,7 @@ Tensor new_gradient(const Tensor& logits) {
 }
 
 // Returns loss, row_stats, predicted and the gradient, if it is wanted: `loss` (), or (N,) for
-// "none"; `row_stats` (2, N) maximum and sum of exponentials, with_stats (4, N) the lse and nll
+// "none"; `row_stats` (2, N) shift and sum of exponentials, with_stats (4, N) the lse and nll
 // too; `predicted` (N,) with_stats.
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(Tensor logits, Tensor target,
                                                        LABELSMOOTH_OPTIONS, bool with_grad,

@@ -7,10 +7,9 @@
 //     loss       = sum_c w_c q_c (lse - x_c) = mass lse - beta sum_c v_c x_c - tau x_y
 //     dloss/dx_c = mass p_c - beta v_c - tau [c = y]
 //
-// So a row is read for four numbers: a maximum, a sum of exponentials, sum_c v_c x_c and x_y. The
-// first three form a monoid (RowStats, combine) that is the same for a SIMD lane, a warp, a block
-// and a cluster. Every difference is taken to a logit of the row, so that a large common offset
-// costs no digits.
+// So a row is read for a sum of exponentials, sum_c v_c x_c and x_y. The sums form a monoid
+// (RowStats, combine) that is the same for a SIMD lane, a warp, a block and a cluster. Every
+// difference is taken to a logit of the row, so that a large common offset costs no digits.
 //
 // With class probabilities t_c for a target, q_c = beta u_c + kappa t_c: the coefficient beta v_c +
 // kappa w_c t_c takes the place of beta v_c, its sum is the mass, and tau is 0.
@@ -104,8 +103,8 @@ LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {
 // Of a part of a row. `coef_dot` is taken to a reference logit that all parts of the row share.
 template <class T>
 struct RowStats {
-  T max;
-  T sum_exp;   // sum_c exp(x_c - max)
+  T shift;     // the maximum, or a point near it
+  T sum_exp;   // sum_c exp(x_c - shift)
   T coef_dot;  // sum_c coef_c (x_c - reference)
   T coef_sum;  // sum_c coef_c, where it varies by row (class probabilities)
 };
@@ -119,9 +118,9 @@ LABELSMOOTH_HD RowStats<T> empty_stats() {
 template <class T>
 LABELSMOOTH_HD RowStats<T> combine(const RowStats<T>& a, const RowStats<T>& b) {
   RowStats<T> both;
-  both.max = max(a.max, b.max);
-  const T shift = finite_or_zero(both.max);
-  both.sum_exp = a.sum_exp * exp(a.max - shift) + b.sum_exp * exp(b.max - shift);
+  both.shift = max(a.shift, b.shift);
+  const T point = finite_or_zero(both.shift);
+  both.sum_exp = a.sum_exp * exp(a.shift - point) + b.sum_exp * exp(b.shift - point);
   both.coef_dot = a.coef_dot + b.coef_dot;
   both.coef_sum = a.coef_sum + b.coef_sum;
   return both;
@@ -129,14 +128,14 @@ LABELSMOOTH_HD RowStats<T> combine(const RowStats<T>& a, const RowStats<T>& b) {
 
 template <class T, class S>
 LABELSMOOTH_HD T log_sum_exp(const RowStats<T>& stats, const LossOptions<S>& options) {
-  return options.from_log_probs ? T(0) : stats.max + log(stats.sum_exp);
+  return options.from_log_probs ? T(0) : stats.shift + log(stats.sum_exp);
 }
 
-// lse - reference, without forming lse: max and reference may share a large offset.
+// lse - reference, without forming lse: shift and reference may share a large offset.
 template <class T, class S>
 LABELSMOOTH_HD T log_sum_exp_from(T reference, const RowStats<T>& stats,
                                   const LossOptions<S>& options) {
-  return options.from_log_probs ? -reference : (stats.max - reference) + log(stats.sum_exp);
+  return options.from_log_probs ? -reference : (stats.shift - reference) + log(stats.sum_exp);
 }
 
 // ---- row loss -----------------------------------------------------------------------------------
@@ -144,6 +143,8 @@ LABELSMOOTH_HD T log_sum_exp_from(T reference, const RowStats<T>& stats,
 template <class T>
 struct RowTerms {
   T beta, kappa, tau, mass;
+  T target_prob;  // q_y
+  T target_coef;  // w_y q_y = beta v_y + tau, without the rounding of that sum
 };
 
 template <class T>
@@ -156,15 +157,25 @@ LABELSMOOTH_HD RowTerms<T> row_terms(T target_prior, T target_weight, T coef_sum
   terms.kappa = T(1) - a - (options.over_others ? weighted(terms.beta, target_prior) : T(0));
   terms.tau = terms.kappa * target_weight;
   terms.mass = terms.beta * coef_sum + terms.tau;
+  terms.target_prob = options.over_others ? T(1) - a : terms.beta * target_prior + terms.kappa;
+  terms.target_coef = target_weight * terms.target_prob;
   return terms;
 }
 
-// sum_c w_c q_c (lse - x_c) + lse_square_scale lse^2. Infinite terms of coefficient 0 are left out.
+// sum_c w_c q_c (lse - x_c) + lse_square_scale lse^2. Infinite terms of coefficient 0 are left out;
+// where x_y is infinite, so that coef_dot is too, but w_y q_y is 0, the caller's coef_dot leaves
+// out y.
 template <class T>
 LABELSMOOTH_HD T row_loss(const RowStats<T>& stats, const RowTerms<T>& terms, T target_logit,
                           T reference, const LossOptions<T>& options) {
-  T loss = weighted(terms.mass, log_sum_exp_from(reference, stats, options)) -
-           weighted(terms.beta, stats.coef_dot) - weighted(terms.tau, target_logit - reference);
+  T loss = weighted(terms.mass, log_sum_exp_from(reference, stats, options));
+  if (target_logit - target_logit == 0) {
+    loss -= weighted(terms.beta, stats.coef_dot) + weighted(terms.tau, target_logit - reference);
+  } else if (terms.target_coef != 0) {
+    loss -= terms.target_coef * target_logit;
+  } else {
+    loss -= weighted(terms.beta, stats.coef_dot);
+  }
   if (options.lse_square_scale != 0) {
     const T lse = log_sum_exp(stats, options);
     loss += options.lse_square_scale * lse * lse;
@@ -178,7 +189,7 @@ LABELSMOOTH_HD T negative_entropy(const RowTerms<T>& terms, T target_prior, T ta
                                   const ClassSums<T>& sums) {
   const T spread = terms.beta * target_prior;
   const T all = terms.beta > 0 ? terms.beta * (log(terms.beta) * sums.coef + sums.coef_log) : T(0);
-  return all + target_weight * (x_log_x(spread + terms.kappa) - x_log_x(spread));
+  return all + target_weight * (x_log_x(terms.target_prob) - x_log_x(spread));
 }
 
 // ---- gradient -----------------------------------------------------------------------------------
@@ -186,7 +197,7 @@ LABELSMOOTH_HD T negative_entropy(const RowTerms<T>& terms, T target_prior, T ta
 // What the gradient of a row needs, scaled by the incoming gradient.
 template <class T>
 struct GradTerms {
-  T shift, exp_scale, beta, kappa, tau;
+  T shift, exp_scale, beta, kappa, target_coef;
 };
 
 template <class T>
@@ -197,18 +208,18 @@ LABELSMOOTH_HD GradTerms<T> grad_terms(const RowStats<T>& stats, const RowTerms<
                       ? 2 * options.lse_square_scale * log_sum_exp(stats, options)
                       : T(0);
   GradTerms<T> grad;
-  grad.shift = options.from_log_probs ? finite_or_zero(stats.max) : stats.max;
+  grad.shift = options.from_log_probs ? finite_or_zero(stats.shift) : stats.shift;
   grad.exp_scale = options.from_log_probs ? T(0) : scale * (terms.mass + extra) / stats.sum_exp;
   grad.beta = scale * terms.beta;
   grad.kappa = scale * terms.kappa;
-  grad.tau = scale * terms.tau;
+  grad.target_coef = scale * terms.target_coef;
   return grad;
 }
 
-// dloss/dx_c = mass p_c - coef, where coef is beta v_c, plus tau at the target.
+// dloss/dx_c = mass p_c - coef, from exp(x_c - shift); coef is beta v_c, or target_coef.
 template <class T, class S>
-LABELSMOOTH_HD T logit_grad(T x, T coef, const GradTerms<S>& grad) {
-  return T(grad.exp_scale) * exp(x - T(grad.shift)) - coef;
+LABELSMOOTH_HD T logit_grad(T exp_x, T coef, const GradTerms<S>& grad) {
+  return T(grad.exp_scale) * exp_x - coef;
 }
 
 }  // namespace labelsmooth

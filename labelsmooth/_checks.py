@@ -21,7 +21,7 @@ def check_prior(prior: Tensor, options: Options) -> None:
         and float(values.max()) >= 1.0
     ):
         raise ValueError(
-            "smooth_over='others': expected a prior that leaves something for the other classes, "
+            "prior: expected one that leaves something to smooth over the others, "
             f"got {float(values.max())} on class {int(values.argmax())}"
         )
 

@@ -32,8 +32,9 @@ class _Rows(NamedTuple):
     sum_exp: Tensor
     reference: Tensor  # what differences are taken to: x_y, or 0 where that is not finite
     coef: Tensor  # beta v_c, broadcastable to x, plus kappa w_c t_c for class probabilities t
-    tau: Tensor
     mass: Tensor
+    tau: Tensor
+    target_coef: Tensor  # w_y q_y = beta v_y + tau
     target: Tensor | None  # class indices, 0 for rows that are ignored
     ignored: Tensor | None
     invalid: Tensor | None
@@ -87,9 +88,8 @@ def _rows(inputs: Inputs, classes: _Classes, options: Options) -> _Rows:
         coef = a * _along_classes(classes.coef, x) + (1 - a) * weighted_probs
         mass = coef.sum(1, keepdim=True)
         reference = _finite_or_zero(x[:, :1])
-        return _Rows(
-            x, shift, sum_exp, reference, coef, torch.zeros_like(mass), mass, None, None, None
-        )
+        none = torch.zeros_like(mass)
+        return _Rows(x, shift, sum_exp, reference, coef, mass, none, none, None, None, None)
 
     target = inputs.target.long().unsqueeze(1)
     ignored = target == options.ignore_index
@@ -102,14 +102,22 @@ def _rows(inputs: Inputs, classes: _Classes, options: Options) -> _Rows:
         )
     target = target.masked_fill(ignored | invalid, 0)
     u, w = classes.prior[target], classes.weight[target]
-    beta = a / (1 - u) if options.smooth_over == "others" else torch.full_like(u, a)
-    beta = beta if a > 0 else torch.zeros_like(u)
-    kappa = 1 - a - beta * u if options.smooth_over == "others" else 1 - beta
-    tau = kappa * w
+    beta, target_prob = _beta_and_target_prob(u, options)
+    tau = w * (target_prob - beta * u)
     mass = beta * classes.coef_sum + tau
     coef = beta * _along_classes(classes.coef, x)
     reference = _finite_or_zero(x.gather(1, target))
-    return _Rows(x, shift, sum_exp, reference, coef, tau, mass, target, ignored, invalid)
+    return _Rows(
+        x, shift, sum_exp, reference, coef, mass, tau, w * target_prob, target, ignored, invalid
+    )
+
+
+def _beta_and_target_prob(target_prior: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """beta and q_y of each row."""
+    a = torch.full_like(target_prior, options.label_smoothing)
+    if options.smooth_over == "all":
+        return a, 1 - a + a * target_prior
+    return a / (1 - target_prior) if options.label_smoothing > 0 else a, 1 - a
 
 
 def log_sum_exp(rows: _Rows, options: Options) -> Tensor:
@@ -127,9 +135,11 @@ def log_sum_exp_from_reference(rows: _Rows, options: Options) -> Tensor:
 def row_loss(rows: _Rows, options: Options) -> Tensor:
     lse = log_sum_exp_from_reference(rows, options)
     loss = _weighted(rows.mass, lse)
-    loss = loss - _weighted(rows.coef, rows.x - rows.reference).sum(1, keepdim=True)
-    if rows.target is not None:
-        loss = loss - _weighted(rows.tau, rows.x.gather(1, rows.target) - rows.reference)
+    difference = rows.x - rows.reference
+    if rows.target is not None:  # the target by itself: x_y may be -inf
+        loss = loss - _weighted(rows.target_coef, difference.gather(1, rows.target))
+        difference = difference.scatter(1, rows.target, 0.0)
+    loss = loss - _weighted(rows.coef, difference).sum(1, keepdim=True)
     if options.lse_square_scale != 0:
         loss = loss + options.lse_square_scale * log_sum_exp(rows, options) ** 2
     return loss
@@ -142,12 +152,8 @@ def negative_entropy(rows: _Rows, inputs: Inputs, classes: _Classes, options: Op
         q = a * _along_classes(classes.prior, rows.x) + (1 - a) * _accumulate(inputs.target)
         return (_along_classes(classes.weight, rows.x) * torch.xlogy(q, q)).sum(1, keepdim=True)
     u, w = classes.prior[rows.target], classes.weight[rows.target]
-    others = options.smooth_over == "others"
-    beta = (
-        options.label_smoothing / (1 - u) if others else torch.full_like(u, options.label_smoothing)
-    )
+    beta, q = _beta_and_target_prob(u, options)
     spread = beta * u
-    q = torch.full_like(u, 1 - options.label_smoothing) + (0 if others else spread)
     everywhere = torch.xlogy(beta, beta) * classes.coef_sum + beta * classes.coef_log
     return everywhere + w * (torch.xlogy(q, q) - torch.xlogy(spread, spread))
 
@@ -182,7 +188,7 @@ def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
         predicted = rows.x.new_empty(0, dtype=torch.int64)
         if options.return_stats:
             stats += [log_sum_exp(rows, options), nll(rows, inputs, options)]
-            predicted = rows.x.argmax(1) if rows.x.numel() else predicted.new_zeros(loss.shape)
+            predicted = rows.x.argmax(1) if rows.x.numel() else rows.shift.squeeze(1).long()
         row_stats = torch.stack([stat.flatten() for stat in stats])
         grad_logits = inputs.logits.new_empty(0)
         if with_grad:

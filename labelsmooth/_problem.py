@@ -68,7 +68,7 @@ class Inputs(NamedTuple):
 class Outputs(NamedTuple):
     """What a forward returns.
 
-    loss () or, for "none", (N,) or (N, S); row_stats (2, N S): maximum and sum of exponentials of
+    loss () or, for "none", (N,) or (N, S); row_stats (2, N S): shift and sum of exponentials of
     each row, with stats (4, N S): its lse and nll too; predicted like the rows, with stats;
     grad_logits like the logits, where it was asked for. What was not asked for is empty.
     """

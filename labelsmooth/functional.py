@@ -99,7 +99,8 @@ def loss(
     elif any(tensor is not None and tensor.requires_grad for tensor in others):
         outputs = _eager.forward(inputs, options, with_grad=False)  # no kernel gives these
     elif logits.requires_grad:
-        if options.inplace and logits.is_leaf:
+        base = logits if logits._base is None else logits._base
+        if options.inplace and base.is_leaf and base.requires_grad:
             raise RuntimeError(
                 "inplace=True: a leaf Variable that requires grad is being used in an "
                 "in-place operation"
@@ -172,14 +173,16 @@ def _backward(ctx: Any, grad_loss: Tensor) -> Tensor:
         if inplace:
             torch.autograd.graph.increment_version(inputs.logits)
         return cast(Tensor, grad_logits)
-    return _scaled(inputs.logits if overwritten else stored, grad_loss, inplace=not kept)
+    return _scaled(inputs.logits if overwritten else stored, grad_loss, kept=kept)
 
 
-def _scaled(grad_logits: Tensor, grad_loss: Tensor, *, inplace: bool) -> Tensor:
-    """The stored gradient times the incoming one, which nearly always is 1."""
+def _scaled(grad_logits: Tensor, grad_loss: Tensor, *, kept: bool) -> Tensor:
+    """The stored gradient times the incoming one, nearly always 1; a copy where it is kept."""
+    if kept:
+        return grad_logits * grad_loss
     if grad_logits.device.type == "cpu" and grad_loss.item() == 1.0:
         return grad_logits
-    return grad_logits.mul_(grad_loss) if inplace else grad_logits * grad_loss
+    return grad_logits.mul_(grad_loss)
 
 
 def _graph_is_kept() -> bool:

@@ -1,9 +1,7 @@
 // The CPU kernel: one row after another, each read from memory once.
 //
-//   statistics  tile by tile: the maximum, the exponentials and the weighted sum in one pass. The
-//               exponentials are taken from a shift that is known before the tile is read; the rare
-//               tile that stands so far above it that they might overflow is summed again from its
-//               own maximum.
+//   statistics  the exponentials and the weighted sum in one pass, relative to a shift that is
+//               known before the row is read (row_stats)
 //   loss        from the statistics (row_math.h)
 //   gradient    from the row, by now in cache, into grad_logits, which may be the row itself
 //
@@ -34,19 +32,38 @@ class RowBuffer {
   Element* data_ = nullptr;
 };
 
-// Classes between two looks at the maximum.
+// Classes that are summed up before they are added to the row's sum.
 constexpr int64_t tile_classes = 16384;
+// Up to here the gradient takes the exponentials that the statistics left in cache.
+constexpr int64_t kept_classes = 131072;
+// While a row's gradient is written, the next row is fetched, if both fit in cache.
+constexpr int64_t read_ahead_classes = 65536;
+// The hardware's own prefetching ends at the page.
+constexpr int64_t prefetch_bytes = 4096;
 // Independent accumulators, which hide the latency of an addition.
 constexpr int unroll = 4;
-// exp(60) C stays far below the largest float.
-constexpr float largest_rise = 60;
-
 // has_vectors: the class coefficients are a vector, not the constant 1/C. soft: the target is class
 // probabilities. transformed: the logits are scaled or capped.
 template <class Element, bool has_vectors, bool soft, bool transformed>
 class RowKernel {
   using T = typename Accumulate<Element>::type;
   using V = Vec<T>;
+
+  // 16-bit logits do not need, and would not show, the last bits of an exponential.
+  static LABELSMOOTH_HD V exp_summed(V x) {
+    if constexpr (sizeof(Element) == 2)
+      return exp_to<5>(x);
+    else
+      return exp(x);
+  }
+  static LABELSMOOTH_HD V exp_rounded(V x) {
+    if constexpr (std::is_same_v<Element, BFloat16>)
+      return exp_to<3>(x);
+    else if constexpr (std::is_same_v<Element, Float16>)
+      return exp_to<4>(x);
+    else
+      return exp(x);
+  }
 
  public:
   RowKernel(const LossProblem& problem)
@@ -62,6 +79,11 @@ class RowKernel {
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       open(row);
+      const bool ahead =
+          row + 1 < end && problem_.logits.class_stride == 1 && classes_ <= read_ahead_classes;
+      read_ahead_ = ahead ? row_of(problem_.logits, row + 1, problem_.inner) : nullptr;
+      const bool keep = problem_.loss && problem_.grad_logits.data && classes_ <= kept_classes;
+      exps_ = keep ? exps_buffer_.get(classes_ + V::size) : nullptr;
       if (problem_.loss) {
         forward(row);
       } else {
@@ -81,8 +103,9 @@ class RowKernel {
   // ---- the row in hand --------------------------------------------------------------------------
 
   static Element* row_of(const Matrix& matrix, int64_t row, int64_t inner) {
-    return static_cast<Element*>(matrix.data) + (row / inner) * matrix.outer_stride +
-           (row % inner) * matrix.inner_stride;
+    Element* data = static_cast<Element*>(matrix.data);
+    if (inner == 1) return data + row * matrix.outer_stride;
+    return data + (row / inner) * matrix.outer_stride + (row % inner) * matrix.inner_stride;
   }
 
   // The row's elements, adjacent: in place, or copied into a buffer.
@@ -100,23 +123,17 @@ class RowKernel {
       target_probs_ = adjacent(problem_.target_probs, row, target_buffer_);
       terms_ = row_terms(T(0), T(1), T(0), options_);
       terms_.tau = 0;
-      reference_ = finite_or_zero(logit(0));
     } else {
       ignored_ = problem_.target[row] == problem_.ignore_index;
       target_ = ignored_ ? 0 : problem_.target[row];
-      target_logit_ = logit(target_);
       terms_ = row_terms(prior(target_), weight(target_), sums_.coef, options_);
-      reference_ = finite_or_zero(target_logit_);
     }
   }
 
   T prior(int64_t c) const { return prior_ ? prior_[c] : uniform_; }
   T weight(int64_t c) const { return weight_ ? weight_[c] : T(1); }
   T class_coef(int64_t c) const { return has_vectors ? class_coef_[c] : uniform_; }
-  T logit(int64_t c) const {
-    const T x = load_one(logits_ + c);
-    return transformed ? transform_logit(x, options_) : x;
-  }
+  T logit(int64_t c) const { return logits_at<false>(c, 1).lanes[0]; }
 
   // A vector of classes from c on. In a row's last one only `count` lanes hold classes.
   template <bool whole, class Source>
@@ -144,70 +161,70 @@ class RowKernel {
 
   // ---- statistics -------------------------------------------------------------------------------
 
-  // Lanes of row statistics whose exponentials are all taken from `shift`.
+  // One more vector of classes in lanes of row statistics, all relative to `shift`.
   template <bool whole>
   LABELSMOOTH_HD void accumulate(RowStats<V>& stats, int64_t c, int64_t count, T shift, T beta,
                                  T kappa) const {
-    V x = logits_at<whole>(c, count);
-    if constexpr (!whole) x = V::first(count, x, V(-infinity<T>()));
-    stats.max = max(x, stats.max);
-    stats.sum_exp = stats.sum_exp + exp(x - V(shift));
+    __builtin_prefetch(logits_ + c + prefetch_bytes / static_cast<int64_t>(sizeof(Element)));
+    V difference = logits_at<whole>(c, count) - V(shift);
+    if constexpr (!whole) difference = V::first(count, difference, V(-infinity<T>()));
+    const V exp_x = exp_summed(difference);
+    if (exps_) store(exps_ + c, exp_x);
+    stats.sum_exp = stats.sum_exp + exp_x;
     const V coef = coef_at<whole>(c, count, beta, kappa);
-    const V difference = x - V(reference_);
-    stats.coef_dot = stats.coef_dot + (whole && !has_vectors && !soft ? coef * difference
-                                                                      : weighted(coef, difference));
+    constexpr bool never_zero = whole && !has_vectors && !soft;
+    stats.coef_dot = stats.coef_dot + (never_zero ? coef * difference : weighted(coef, difference));
     if constexpr (soft) stats.coef_sum = stats.coef_sum + coef;
   }
 
-  // Returns the largest logit of the tile beside its statistics, which are taken from `shift`.
-  T tile_stats(RowStats<T>& tile, int64_t begin, int64_t end, T shift, T beta, T kappa) const {
-    RowStats<V> parts[unroll];
-    for (RowStats<V>& part : parts) part = empty_stats<V>();
-    int64_t c = begin;
-    for (; c + unroll * V::size <= end; c += unroll * V::size)
-      for (int i = 0; i < unroll; ++i)
-        accumulate<true>(parts[i], c + i * V::size, V::size, shift, beta, kappa);
-    for (; c + V::size <= end; c += V::size)
-      accumulate<true>(parts[0], c, V::size, shift, beta, kappa);
-    if (c < end) accumulate<false>(parts[0], c, end - c, shift, beta, kappa);
-
-    RowStats<V> sum = parts[0];
-    for (int i = 1; i < unroll; ++i) {
-      sum.max = max(sum.max, parts[i].max);
-      sum.sum_exp = sum.sum_exp + parts[i].sum_exp;
-      sum.coef_dot = sum.coef_dot + parts[i].coef_dot;
-      if constexpr (soft) sum.coef_sum = sum.coef_sum + parts[i].coef_sum;
-    }
-    tile = {shift, sum_lanes(sum.sum_exp), sum_lanes(sum.coef_dot),
-            soft ? sum_lanes(sum.coef_sum) : T(0)};
-    return max_lanes(sum.max);
-  }
-
-  RowStats<T> row_stats(T beta, T kappa) const {
-    T shift = finite_or_zero(logit(0));
-    T largest = -infinity<T>();
-    RowStats<T> row = empty_stats<T>();
+  // The row in tiles, whose sums are added up so that rounding errors do not grow with the classes.
+  RowStats<T> row_stats_from(T shift, T beta, T kappa) const {
+    RowStats<T> row = {shift, T(0), T(0), T(0)};
     for (int64_t begin = 0; begin < classes_; begin += tile_classes) {
       const int64_t end = begin + tile_classes < classes_ ? begin + tile_classes : classes_;
-      RowStats<T> tile;
-      const T tile_max = tile_stats(tile, begin, end, shift, beta, kappa);
-      if (tile_max - shift > largest_rise) {
-        shift = tile_max;
-        tile_stats(tile, begin, end, shift, beta, kappa);
+      RowStats<V> parts[unroll];
+      for (RowStats<V>& part : parts) part = empty_stats<V>();
+      int64_t c = begin;
+      for (; c + unroll * V::size <= end; c += unroll * V::size)
+        for (int i = 0; i < unroll; ++i)
+          accumulate<true>(parts[i], c + i * V::size, V::size, shift, beta, kappa);
+      for (; c + V::size <= end; c += V::size)
+        accumulate<true>(parts[0], c, V::size, shift, beta, kappa);
+      if (c < end) accumulate<false>(parts[0], c, end - c, shift, beta, kappa);
+
+      V sum_exp = parts[0].sum_exp, coef_dot = parts[0].coef_dot, coef_sum = parts[0].coef_sum;
+      for (int i = 1; i < unroll; ++i) {
+        sum_exp = sum_exp + parts[i].sum_exp;
+        coef_dot = coef_dot + parts[i].coef_dot;
+        coef_sum = coef_sum + parts[i].coef_sum;
       }
-      largest = labelsmooth::max(largest, tile_max);
-      row = row.max == tile.max ? add(row, tile) : combine(row, tile);
-    }
-    if (largest > row.max) {
-      row.sum_exp *= labelsmooth::exp(row.max - largest);
-      row.max = largest;
+      row.sum_exp += sum_lanes(sum_exp);
+      row.coef_dot += sum_lanes(coef_dot);
+      if constexpr (soft) row.coef_sum += sum_lanes(coef_sum);
     }
     return row;
   }
 
-  // combine() where both are taken from the same point.
-  static RowStats<T> add(const RowStats<T>& a, const RowStats<T>& b) {
-    return {a.max, a.sum_exp + b.sum_exp, a.coef_dot + b.coef_dot, a.coef_sum + b.coef_sum};
+  // One pass, from a guess at the maximum: that of the first few classes. Where other logits stand
+  // so far above it that the sum is not well inside the range of float, or where these classes are
+  // masked, a second pass takes the true maximum.
+  RowStats<T> row_stats(T beta, T kappa) const {
+    const RowStats<T> row = row_stats_from(finite_or_zero(maximum(V::size)), beta, kappa);
+    if (row.sum_exp > T(0.5) && row.sum_exp < T(1e30)) return row;
+    return row_stats_from(finite_or_zero(maximum(classes_)), beta, kappa);
+  }
+
+  // Of the first `count` classes.
+  T maximum(int64_t count) const {
+    if (count > classes_) count = classes_;
+    V largest(-infinity<T>());
+    int64_t c = 0;
+    for (; c + V::size <= count; c += V::size) largest = max(logits_at<true>(c, V::size), largest);
+    if (c < count) {
+      const V last = V::first(count - c, logits_at<false>(c, count - c), V(-infinity<T>()));
+      largest = max(last, largest);
+    }
+    return max_lanes(largest);
   }
 
   // ---- loss -------------------------------------------------------------------------------------
@@ -219,7 +236,7 @@ class RowKernel {
     const bool unread = ignored_ && !problem_.predicted;
     stats_ = unread ? RowStats<T>{T(0), T(1), T(0), T(0)}
                     : row_stats(soft ? terms_.beta : T(1), terms_.kappa);
-    at(problem_.row_max, row) = stats_.max;
+    at(problem_.row_shift, row) = stats_.shift;
     at(problem_.row_sum_exp, row) = stats_.sum_exp;
     if (soft) terms_.mass = stats_.coef_sum;
     at(problem_.loss, row) = ignored_ ? T(0) : loss();
@@ -236,22 +253,32 @@ class RowKernel {
       stats_ = row_stats(terms_.beta, terms_.kappa);
       terms_.mass = stats_.coef_sum;
     } else {
-      stats_ = {at(problem_.row_max, row), at(problem_.row_sum_exp, row), T(0), T(0)};
+      stats_ = {at(problem_.row_shift, row), at(problem_.row_sum_exp, row), T(0), T(0)};
     }
   }
 
   T loss() const {
+    RowStats<T> stats = stats_;
+    RowTerms<T> terms = terms_;
+    T target_logit = stats.shift, entropy = 0;
     if constexpr (soft) {
-      const RowTerms<T> terms = {T(1), T(0), T(0),
-                                 stats_.coef_sum};  // coef_dot holds beta and kappa already
-      const T loss = row_loss(stats_, terms, reference_, reference_, options_);
-      return options_.kl_div ? loss + negative_entropy_of_probs() : loss;
+      terms.beta = 1;  // coef_dot holds beta and kappa already
+      if (options_.kl_div) entropy = negative_entropy_of_probs();
     } else {
-      const T loss = row_loss(stats_, terms_, target_logit_, reference_, options_);
-      return options_.kl_div
-                 ? loss + negative_entropy(terms_, prior(target_), weight(target_), sums_)
-                 : loss;
+      target_logit = logit(target_);
+      if (target_logit == -infinity<T>() && terms.target_coef == 0)
+        stats.coef_dot = coef_dot_without_target();
+      if (options_.kl_div)
+        entropy = negative_entropy(terms, prior(target_), weight(target_), sums_);
     }
+    return row_loss(stats, terms, target_logit, stats.shift, options_) + entropy;
+  }
+
+  T coef_dot_without_target() const {
+    T sum = 0;
+    for (int64_t c = 0; c < classes_; ++c)
+      if (c != target_) sum += weighted(class_coef(c), logit(c) - stats_.shift);
+    return sum;
   }
 
   T negative_entropy_of_probs() const {
@@ -263,33 +290,36 @@ class RowKernel {
   }
 
   T nll() const {
-    const T lse = log_sum_exp_from(reference_, stats_, options_);
+    const T lse = log_sum_exp_from(stats_.shift, stats_, options_);
     if constexpr (soft) {
       T sum = 0;
       for (int64_t c = 0; c < classes_; ++c)
-        sum += weighted(load_one(target_probs_ + c), lse - (logit(c) - reference_));
+        sum += weighted(load_one(target_probs_ + c), lse - (logit(c) - stats_.shift));
       return sum;
     } else {
-      return lse - (target_logit_ - reference_);
+      return lse - (logit(target_) - stats_.shift);
     }
   }
 
   // The first largest logit, or the first NaN.
   int64_t argmax() const {
-    const T largest = stats_.max;
     int64_t first = classes_;
-    if (!(stats_.sum_exp == stats_.sum_exp)) first = find([](auto x) { return !(x == x); });
-    if (first == classes_) first = find([largest](auto x) { return x == decltype(x)(largest); });
+    if (!(stats_.sum_exp == stats_.sum_exp)) first = find(std::numeric_limits<T>::quiet_NaN());
+    if (first == classes_) first = find(maximum(classes_));
     return first == classes_ ? 0 : first;
   }
 
-  template <class Predicate>
-  int64_t find(Predicate predicate) const {
-    int64_t c = 0;
-    while (c + V::size <= classes_ && !any_lane<T>(predicate(logits_at<true>(c, V::size))))
-      c += V::size;
-    while (c < classes_ && !predicate(logit(c))) ++c;
-    return c;
+  // The first logit that is `value`, which may be NaN.
+  int64_t find(T value) const {
+    for (int64_t c = 0; c < classes_; c += V::size) {
+      const int64_t count = classes_ - c < V::size ? classes_ - c : V::size;
+      const V x = count == V::size ? logits_at<true>(c, count) : logits_at<false>(c, count);
+      const auto found = value == value ? x == V(value) : ~(x == x);
+      if (!any_lane<T>(found)) continue;
+      for (int i = 0; i < count; ++i)
+        if (found[i]) return c + i;
+    }
+    return classes_;
   }
 
   // ---- gradient ---------------------------------------------------------------------------------
@@ -304,14 +334,14 @@ class RowKernel {
       if (c < classes_) store_first(grad + c, V(T(0)), classes_ - c);
     } else {
       const GradTerms<T> terms = grad_terms(stats_, terms_, incoming(row), options_);
-      for (; c + V::size <= classes_; c += V::size)
+      const T target_grad = soft ? T(0) : gradient_at_target(terms);
+      for (; c + V::size <= classes_; c += V::size) {
+        if (read_ahead_) __builtin_prefetch(read_ahead_ + c);
         store(grad + c, gradient_at<true>(c, V::size, terms));
+      }
       if (c < classes_)
         store_first(grad + c, gradient_at<false>(c, classes_ - c, terms), classes_ - c);
-      if constexpr (!soft) {
-        const T coef = terms.beta * class_coef(target_) + terms.tau;
-        store_one(grad + target_, sloped(logit_grad(target_logit_, coef, terms), target_logit_));
-      }
+      if constexpr (!soft) store_one(grad + target_, target_grad);
     }
     if (stride != 1)
       for (c = 0; c < classes_; ++c) destination[c * stride] = grad[c];
@@ -327,8 +357,17 @@ class RowKernel {
 
   template <bool whole>
   LABELSMOOTH_HD V gradient_at(int64_t c, int64_t count, const GradTerms<T>& terms) const {
+    const V coef = coef_at<whole>(c, count, terms.beta, terms.kappa);
+    if (exps_ && !transformed) return logit_grad(load(exps_ + c), coef, terms);
     const V x = logits_at<whole>(c, count);
-    return sloped(logit_grad(x, coef_at<whole>(c, count, terms.beta, terms.kappa), terms), x);
+    const V exp_x = exps_ ? load(exps_ + c) : exp_rounded(x - V(terms.shift));
+    return sloped(logit_grad(exp_x, coef, terms), x);
+  }
+
+  // In full precision, rounded once: mass p_y and tau nearly cancel.
+  T gradient_at_target(const GradTerms<T>& terms) const {
+    const T x = logit(target_);
+    return sloped(logit_grad(exp(V(x - terms.shift)).lanes[0], terms.target_coef, terms), x);
   }
 
   template <class X>
@@ -350,10 +389,11 @@ class RowKernel {
   const Element* target_probs_ = nullptr;
   int64_t target_ = 0;
   bool ignored_ = false;
-  T target_logit_ = 0;
-  T reference_ = 0;
+  const Element* read_ahead_ = nullptr;
+  T* exps_ = nullptr;
   RowTerms<T> terms_{};
   RowStats<T> stats_{};
+  RowBuffer<T> exps_buffer_;
   RowBuffer<Element> logits_buffer_, target_buffer_, grad_buffer_;
 };
 

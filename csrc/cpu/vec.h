@@ -136,6 +136,39 @@ LABELSMOOTH_HD VecF exp(VecF x) {
   return scale_by_power(p, n);
 }
 
+// For sums and for results that are rounded to 16 bits: 2^(x log2(e)) by a minimax polynomial in
+// the fraction of the exponent. Relative error 2^-13.7, 2^-18.5 or 2^-23.4 for degree 3, 4 or 5,
+// and |x| 2^-24 on top.
+template <int degree>
+LABELSMOOTH_HD VecF exp_to(VecF x) {
+#if defined(LABELSMOOTH_AVX512)  // instructions take the fraction and the floor, infinities
+                                 // included
+  const VecF n = x * VecF(0x1.715476p0f);
+  const VecF f(_mm512_reduce_ps(n.lanes, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+  constexpr float coefficients[3][6] = {
+      {0.9999252179696222f, 0.6958335526616711f, 0.22606712273490637f, 0.07802454390044632f},
+      {1.0000025934715828f, 0.6930038318010271f, 0.24144277114490495f, 0.05201143607888232f,
+       0.013534180731129086f},
+      {1.0f, 0.6931513118524164f, 0.24016444974796272f, 0.055799913904627546f,
+       0.009017029813141494f, 0.0018671301209429252f}};
+#else
+  const VecF lowest(-104.0f), highest(89.0f);
+  x = max(lowest, x);
+  const VecF t = select(x > highest, highest, x) * VecF(0x1.715476p0f);
+  const VecF n = round_to_integer(t);
+  const VecF f = t - n;
+  constexpr float coefficients[3][6] = {
+      {0.9999280735215257f, 0.6932609822216245f, 0.24261112162567738f, 0.055171684091008685f},
+      {0.9999992614911615f, 0.6931218144491647f, 0.2402474459301494f, 0.05591786109621542f,
+       0.009570110972820959f},
+      {1.0f, 0.6931469776109872f, 0.24022242085919782f, 0.05550733692003463f, 0.009671512527609113f,
+       0.0013264745847858326f}};
+#endif
+  VecF p(coefficients[degree - 3][degree]);
+  for (int i = degree - 1; i >= 0; --i) p = p * f + VecF(coefficients[degree - 3][i]);
+  return scale_by_power(p, n);
+}
+
 // Near 0 an odd polynomial, which keeps the relative accuracy; elsewhere 1 - 2 / (exp(2|x|) + 1).
 LABELSMOOTH_HD VecF tanh(VecF x) {
   const VecF magnitude = select(x > VecF(0.0f), x, -x);
@@ -243,9 +276,17 @@ LABELSMOOTH_HD void store(Element* destination, VecOf<Element> x) {
   }
 }
 
-// `count` elements, the other lanes 0.
+// `count` elements, at most a vector of them, the other lanes 0.
 template <class Element>
 LABELSMOOTH_HD VecOf<Element> load_first(const Element* source, int64_t count) {
+#if defined(LABELSMOOTH_AVX512)
+  const auto mask = static_cast<uint32_t>((1u << count) - 1);
+  if constexpr (std::is_same_v<Element, float>)
+    return VecF(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), source));
+  if constexpr (sizeof(Element) == 2)
+    return widen(bit_cast<Uint16s>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), source)),
+                 Element{});
+#endif
   Element buffer[VecOf<Element>::size] = {};
   for (int64_t i = 0; i < count; ++i) buffer[i] = source[i];
   return load(buffer);
@@ -253,6 +294,14 @@ LABELSMOOTH_HD VecOf<Element> load_first(const Element* source, int64_t count) {
 
 template <class Element>
 LABELSMOOTH_HD void store_first(Element* destination, VecOf<Element> x, int64_t count) {
+#if defined(LABELSMOOTH_AVX512)
+  const auto mask = static_cast<uint32_t>((1u << count) - 1);
+  if constexpr (std::is_same_v<Element, float>)
+    return _mm512_mask_storeu_ps(destination, static_cast<__mmask16>(mask), x.lanes);
+  if constexpr (sizeof(Element) == 2)
+    return _mm256_mask_storeu_epi16(destination, static_cast<__mmask16>(mask),
+                                    bit_cast<__m256i>(narrow(x, Element{})));
+#endif
   Element buffer[VecOf<Element>::size];
   store(buffer, x);
   for (int64_t i = 0; i < count; ++i) destination[i] = buffer[i];

@@ -44,7 +44,7 @@ class Call {
         probs.push_back(static_cast<T>(random.uniform() / c.classes));
     }
     grad.assign(size, T(-77));
-    for (auto* values : {&loss, &row_max, &row_sum_exp, &lse, &nll})
+    for (auto* values : {&loss, &row_shift, &row_sum_exp, &lse, &nll})
       values->assign(target.size(), T(-77));
     predicted.assign(target.size(), -77);
   }
@@ -71,7 +71,7 @@ class Call {
     p.options.label_smoothing = 0.1;
     if (case_.transformed) p.options.logit_scale = 0.8, p.options.softcap = 5;
     p.loss = loss.data();
-    p.row_max = row_max.data();
+    p.row_shift = row_shift.data();
     p.row_sum_exp = row_sum_exp.data();
     if (case_.stats) {
       p.lse = lse.data();
@@ -100,7 +100,7 @@ class Call {
     return d;
   }
 
-  std::vector<T> logits, weight, prior, coef, probs, grad, loss, row_max, row_sum_exp, lse, nll;
+  std::vector<T> logits, weight, prior, coef, probs, grad, loss, row_shift, row_sum_exp, lse, nll;
   std::vector<int64_t> target, predicted;
 
  private:

@@ -56,8 +56,9 @@ void check_row(const DenseRow& row) {
   const auto grad = grad_terms(stats, terms, scale, options);
   for (size_t c = 0; c < classes; ++c) {
     const double x = transform_logit(row.logits[c], options);
-    const double coef = grad.beta * row.weight[c] * row.prior[c] + (c == y ? grad.tau : 0);
-    const double g = logit_grad(x, coef, grad) * transform_slope(x, options);
+    const double coef = c == y ? grad.target_coef : grad.beta * row.weight[c] * row.prior[c];
+    const double g =
+        logit_grad(labelsmooth::exp(x - grad.shift), coef, grad) * transform_slope(x, options);
     CHECK(close(g, scale * row.grad(c), 1e-13), "class %zu: %.17g, expected %.17g", c, g,
           scale * row.grad(c));
   }
@@ -101,7 +102,7 @@ void parts_in_any_grouping() {
   const auto right =
       combine(stats_of(row, 0, 3, 0), combine(stats_of(row, 3, 4, 0), stats_of(row, 4, 12, 0)));
   for (const auto& stats : {left, right}) {
-    CHECK(stats.max == whole.max, "%g, expected %g", stats.max, whole.max);
+    CHECK(stats.shift == whole.shift, "%g, expected %g", stats.shift, whole.shift);
     CHECK(close(stats.sum_exp, whole.sum_exp, 1e-14), "%g, expected %g", stats.sum_exp,
           whole.sum_exp);
     CHECK(close(stats.coef_dot, whole.coef_dot, 1e-14), "%g, expected %g", stats.coef_dot,
@@ -116,10 +117,10 @@ void empty_and_masked_parts() {
   const RowStats<float> masked = {-INFINITY, 0, 0, 0};
   for (const auto& stats :
        {combine(part, masked), combine(masked, part), combine(empty_stats<float>(), part)}) {
-    CHECK(stats.max == 2 && stats.sum_exp == 1.5f, "max %g, sum %g", stats.max, stats.sum_exp);
+    CHECK(stats.shift == 2 && stats.sum_exp == 1.5f, "max %g, sum %g", stats.shift, stats.sum_exp);
   }
   const auto none = combine(masked, masked);
-  CHECK(none.max == -INFINITY && none.sum_exp == 0, "max %g, sum %g", none.max, none.sum_exp);
+  CHECK(none.shift == -INFINITY && none.sum_exp == 0, "max %g, sum %g", none.shift, none.sum_exp);
 }
 
 void infinite_losses() {
@@ -133,8 +134,13 @@ void infinite_losses() {
   row.prior = {0.4, 0.2, 0.4};
   CHECK(row.loss() == INFINITY, "%g", row.loss());
   check_row(row);  // it has: infinite, with a finite gradient
-  row.smoothing = 0;
+  row.smoothing = 0.9;
+  row.over_others = true;  // kappa is negative
   row.target = 1;
+  CHECK(row.loss() == INFINITY, "%g", row.loss());
+  check_row(row);
+  row.over_others = false;
+  row.smoothing = 0;
   CHECK(row.loss() == INFINITY, "%g", row.loss());
   check_row(row);
 }

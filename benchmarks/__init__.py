@@ -1,0 +1,1 @@
+"""Benchmarks of labelsmooth: `python -m benchmarks --help`."""

@@ -1,0 +1,149 @@
+"""Time, memory and accuracy of the loss on the CPU, against the alternatives.
+
+Main table: logits to gradient (forward and backward) by labelsmooth in place and with a fresh
+gradient, F.cross_entropy, torch.compile of it, and the two classes that labelsmooth replaces; the
+floor is a copy of the logits. Beside it the same with huge pages for everybody
+(THP_MEM_ALLOC_ENABLE=1). Further: forward only, what options cost, overhead per call, and scaling
+over classes and threads.
+
+Writes JSON, and beside it the tables as Markdown and plots. benchmarks/measure.py says how it
+measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from benchmarks import plots, report
+from benchmarks.environment import environment
+from benchmarks.measure import DTYPES, Case, Result, Worker
+
+LOGITS = 1 << 26
+CLASSES = [1000, 32768, 131072, 262144, 1_000_003]
+QUICK_CLASSES = [32768, 131072]
+SCALING = [10, 32, 100, 316, 1000, 3162, 10_000, 31_623, 100_000, 316_228, 1_000_000]
+QUICK_SCALING = [10, 1000, 100_000, 1_000_000]
+TYPICAL = 32768
+PARTS = ["main", "forward", "variants", "small", "classes", "threads"]
+RESULTS = Path(__file__).parent / "results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        type=shape,
+        metavar="C|NxC",
+        help="classes (with as many rows as make 64M logits) or rows x classes, of the main table",
+    )
+    for option, choices in (("--dtypes", list(DTYPES)), ("--parts", PARTS)):
+        parser.add_argument(
+            option,
+            nargs="+",
+            choices=choices,
+            default=choices,
+            metavar="X",
+            help=", ".join(choices),
+        )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="KEY", help="contestants (the JSON's keys)"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of the main table (7; 3 with --quick)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-huge-pages", action="store_true", help="torch's defaults only")
+    parser.add_argument("--quick", action="store_true", help="two shapes, fewer rounds")
+    parser.add_argument(
+        "--json", type=Path, help="where the results go (benchmarks/results/loss.json)"
+    )
+
+
+def shape(text: str) -> tuple[int, int]:
+    *rows, classes = (int(size) for size in text.replace("_", "").split("x"))
+    return (rows[0] if rows else max(1, LOGITS // classes), classes)
+
+
+def run(args: argparse.Namespace) -> None:
+    path = args.json or RESULTS / ("loss-quick.json" if args.quick else "loss.json")
+    about = environment(args.threads)
+    console = Console()
+    report.show_environment(console, about)
+    results = measure(plan(args))
+    sheets = report.sheets(results)
+    report.show(console, sheets)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = [report.write_json(path, about, results), report.write_markdown(path, about, sheets)]
+    if not args.only:
+        written += plots.draw(path, about, results)
+    console.print("written:", *(file.name for file in written), f"in {path.parent.name}/")
+
+
+def plan(args: argparse.Namespace) -> list[Case]:
+    shapes = args.shapes or [shape(str(c)) for c in (QUICK_CLASSES if args.quick else CLASSES)]
+    rounds = args.rounds or (3 if args.quick else 7)
+    few, many = (3, 7) if args.quick else (5, 15)
+    dtypes, only = args.dtypes, tuple(args.only)
+
+    def case(part: str, rows: int, classes: int, dtype: str, rounds: int, **more: object) -> Case:
+        settings = {"threads": args.threads, "only": only, **more}
+        return Case(part, rows, classes, dtype, rounds=rounds, **settings)
+
+    cases: list[Case] = []
+    for dtype in dtypes:
+        for rows, classes in shapes:
+            if "main" in args.parts:
+                cases.append(case("main", rows, classes, dtype, rounds, details=True))
+                if not args.no_huge_pages:
+                    cases.append(case("main", rows, classes, dtype, rounds, huge_pages=True))
+    for part in ("forward", "variants"):
+        if part in args.parts:
+            cases += [case(part, *shape(str(TYPICAL)), dtype, many) for dtype in dtypes]
+    if "small" in args.parts:
+        cases.append(case("small", 8, 50, "float32", many))
+    if "classes" in args.parts:
+        counts = QUICK_SCALING if args.quick else SCALING
+        cases += [case("classes", *shape(str(c)), dtypes[0], few) for c in counts]
+    if "threads" in args.parts:
+        powers = (1 << i for i in range(args.threads.bit_length()))
+        counts = sorted({args.threads, *powers})
+        cases += [case("threads", *shape(str(TYPICAL)), dtypes[0], few, threads=n) for n in counts]
+    return cases
+
+
+def measure(cases: list[Case]) -> list[Result]:
+    workers = {huge_pages: Worker(huge_pages) for huge_pages in (False, True)}
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    results = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(cases))
+        for case in cases:
+            label = "main, huge pages" if case.huge_pages else case.part
+            progress.update(task, description=f"{label}: {case.dtype} {case.rows} x {case.classes}")
+            try:
+                results.append(workers[case.huge_pages].run(case))
+            except BrokenProcessPool:
+                raise SystemExit(
+                    f"the process that ran {case} died; was there enough memory?"
+                ) from None
+            progress.advance(task)
+    for worker in workers.values():
+        worker.close()
+    return results

@@ -1,0 +1,197 @@
+"""Time, peak memory and accuracy of one case.
+
+Time. Contestants take turns: every round runs each of them once, and the order rotates from round
+to round, so that a disturbance of the machine meets all of them alike. Reported is the median over
+rounds. Machines differ and are shared: only ratios within one run mean anything.
+
+A step is timed from the logits to their gradient, forward and backward. Outside of the timed
+region, before every step, the last gradient is given back and the logits are restored from a
+pristine copy: so an in-place contestant has fresh logits to destroy, one that allocates pays for
+its memory's first touch as in training, and all find the same logits in the same caches.
+
+Memory. Linux lets a process reset its own peak resident size (5 into /proc/self/clear_refs). One
+untimed step after that shows the extra memory: the new peak less the resident size before. Logits
+and target are not in it; a gradient that does not take the logits' place is. Other systems leave it
+out.
+
+Processes. Cases run in a worker process, one for torch's defaults and one with
+THP_MEM_ALLOC_ENABLE=1 (huge pages for every tensor), because torch reads that variable once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy import largest_errors
+from benchmarks.contestants import LINE_UPS, Contestant
+from benchmarks.problem import Problem
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Case:
+    part: str  # which line-up runs
+    rows: int
+    classes: int
+    dtype: str
+    threads: int
+    rounds: int
+    huge_pages: bool = False
+    details: bool = False  # memory and accuracy too
+    only: tuple[str, ...] = ()  # keys of contestants; empty: all
+
+    @property
+    def millions(self) -> int:
+        return round(self.rows * self.classes / 2**20)
+
+    @property
+    def logits_bytes(self) -> int:
+        return self.rows * self.classes * DTYPES[self.dtype].itemsize
+
+
+@dataclass
+class Entry:
+    key: str
+    label: str
+    times_ms: list[float]  # per call, one a round
+    extra_bytes: int | None = None
+    loss_error: float | None = None
+    grad_error: float | None = None
+    ms: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ms = statistics.median(self.times_ms)
+
+
+@dataclass
+class Result:
+    case: Case
+    entries: list[Entry]
+
+    def ms(self, key: str) -> float | None:
+        return next((entry.ms for entry in self.entries if entry.key == key), None)
+
+    def ratio(self, key: str, to: str) -> float | None:
+        ms, base = self.ms(key), self.ms(to)
+        return ms / base if ms and base else None
+
+
+class Worker:
+    """A process that runs cases, with or without huge pages for every tensor."""
+
+    def __init__(self, huge_pages: bool) -> None:
+        self.huge_pages = huge_pages
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+    def run(self, case: Case) -> Result:
+        # The process starts at the first submission, and takes over the environment of that moment.
+        before = os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
+        if self.huge_pages:
+            os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
+        try:
+            future = self._pool.submit(run_case, case)
+        finally:
+            os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
+            if before is not None:
+                os.environ["THP_MEM_ALLOC_ENABLE"] = before
+        return future.result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def run_case(case: Case) -> Result:
+    logging.getLogger("torch").setLevel(logging.ERROR)  # torch.compile remarks on a missing GPU
+    torch.set_num_threads(case.threads)
+    problem = Problem(case.rows, case.classes, DTYPES[case.dtype])
+    with torch.set_grad_enabled(case.part != "forward"):
+        contestants = LINE_UPS[case.part](problem)
+        if case.only:
+            contestants = [c for c in contestants if c.key in case.only]
+        for contestant in contestants:  # warm up, compile
+            problem.refresh()
+            contestant.step()
+        details = [inspect(c, problem) if case.details else {} for c in contestants]
+        times = interleave([c.step for c in contestants], problem.refresh, case.rounds)
+    entries = [
+        Entry(c.key, c.label, [t * 1e3 / c.calls for t in seconds], **detail)
+        for c, seconds, detail in zip(contestants, times, details, strict=True)
+    ]
+    return Result(case, entries)
+
+
+def interleave(
+    steps: Sequence[Callable[[], Any]], before: Callable[[], None], rounds: int
+) -> list[list[float]]:
+    """Seconds of every step in every round."""
+    times: list[list[float]] = [[] for _ in steps]
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            for place in range(len(steps)):
+                index = (turn + place) % len(steps)
+                step = steps[index]
+                before()
+                start = time.perf_counter()
+                result = step()
+                times[index].append(time.perf_counter() - start)
+                del result  # only now: what it holds is not given back within the time
+    finally:
+        gc.enable()
+    return times
+
+
+def inspect(contestant: Contestant, problem: Problem) -> dict[str, Any]:
+    problem.refresh()
+    extra, result = peak_extra_bytes(contestant.step)
+    if contestant.convention is None:
+        return {"extra_bytes": extra}
+    assert problem.grad is not None
+    loss_error, grad_error = largest_errors(
+        problem.pristine, problem.target, result.item(), problem.grad, contestant.convention
+    )
+    return {"extra_bytes": extra, "loss_error": loss_error, "grad_error": grad_error}
+
+
+def peak_extra_bytes(step: Callable[[], Any]) -> tuple[int | None, Any]:
+    """Peak resident size within a step above the one before (None if unknown), and its result."""
+    give_back()
+    try:
+        CLEAR_REFS.write_text("5")
+        before = status_bytes("VmRSS")
+    except OSError:
+        return None, step()
+    result = step()
+    return max(0, status_bytes("VmHWM") - before), result
+
+
+def give_back() -> None:
+    """Free memory that the process still holds goes to the system: using it again must show."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def status_bytes(name: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{STATUS} has no {name}")

@@ -1,0 +1,119 @@
+"""Results as plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from benchmarks.measure import Result
+
+COLOURS = {
+    "copy": "#9a9a9a",
+    "in_place": "#0072b2",
+    "fresh": "#56b4e9",
+    "compiled": "#009e73",
+    "cross_entropy": "#e69f00",
+    "seed_1": "#cc79a7",
+    "seed_2": "#d55e00",
+}
+
+
+def draw(path: Path, about: dict[str, Any], results: list[Result]) -> list[Path]:
+    """The plots that the results suffice for, beside `path`, named after it."""
+    caption = "{cpu}, {threads} threads, {instruction_set}, torch {torch}".format(**about)
+    written = []
+    for part, make in (("main", bars), ("classes", lines), ("threads", lines)):
+        chosen = [r for r in results if r.case.part == part and not r.case.huge_pages]
+        if chosen:
+            figure = make(chosen)
+            figure.text(0.99, 0.01, caption, ha="right", va="bottom", fontsize=8, color="#666666")
+            file = path.with_name(path.stem + ("" if part == "main" else f"_{part}") + ".png")
+            figure.savefig(file, dpi=150)
+            plt.close(figure)
+            written.append(file)
+    return written
+
+
+def bars(results: list[Result]) -> Figure:
+    """Time of everybody, in copies of the logits."""
+    dtypes = list(dict.fromkeys(result.case.dtype for result in results))
+    figure, axes = plt.subplots(
+        1, len(dtypes), figsize=(6.5 * len(dtypes), 4.8), sharey=True, squeeze=False
+    )
+    for axis, dtype in zip(axes[0], dtypes, strict=True):
+        group = [result for result in results if result.case.dtype == dtype]
+        keys = {
+            entry.key: entry.label
+            for result in group
+            for entry in result.entries
+            if entry.key != "copy"
+        }
+        width = 0.84 / len(keys)
+        for index, (key, label) in enumerate(keys.items()):
+            at = [x + (index - (len(keys) - 1) / 2) * width for x in range(len(group))]
+            heights = [result.ratio(key, "copy") or 0.0 for result in group]
+            drawn = axis.bar(at, heights, width, label=label, color=COLOURS[key])
+            axis.bar_label(
+                drawn,
+                [f"{h:.1f}" if h < 10 else f"{h:.0f}" for h in heights],
+                fontsize=6,
+                padding=1,
+            )
+        axis.axhline(1.0, color=COLOURS["copy"], linewidth=1, linestyle="--")
+        axis.set_xticks(range(len(group)), [f"{result.case.classes:,}" for result in group])
+        axis.set(title=dtype, xlabel="classes", yscale="log")
+        tidy(axis)
+    axes[0][0].set_ylim(bottom=0.5)
+    axes[0][0].set_ylabel("forward and backward, copies of the logits")
+    return finish(figure, axes[0][0], columns=3 * len(dtypes))
+
+
+def lines(results: list[Result]) -> Figure:
+    """Time over the number of classes or of threads."""
+    part = results[0].case.part
+    at = [getattr(result.case, part) for result in results]
+    figure, axis = plt.subplots(figsize=(7.5, 4.8))
+    for index, entry in enumerate(results[0].entries):
+        ms = [result.entries[index].ms for result in results]
+        style = "o--" if entry.key == "copy" else "o-"
+        axis.plot(at, ms, style, markersize=4, label=entry.label, color=COLOURS[entry.key])
+    case = results[0].case
+    axis.set(
+        title=f"forward and backward, {case.dtype}, {case.millions}M logits",
+        xlabel=part,
+        ylabel="ms",
+        yscale="log",
+    )
+    if part == "classes":
+        axis.set_xscale("log")
+    else:
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(at, [str(n) for n in at])
+    tidy(axis)
+    return finish(figure, axis, columns=3)
+
+
+def tidy(axis: Axes) -> None:
+    """Times are on a logarithmic axis, with plain numbers at 1, 2 and 5."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_axisbelow(True)
+    axis.grid(axis="y", which="major", linewidth=0.4, alpha=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def finish(figure: Figure, axis: Axes, columns: int) -> Figure:
+    """One legend above, and room for the caption below."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=columns, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.03, 1, 0.94 if columns > 3 else 0.9))
+    return figure

@@ -1,0 +1,49 @@
+"""The tensors of one case, and a stand-in for the layer that produced the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Problem:
+    """Logits (N, C) and target (N,), both random, with all that a contestant needs around them.
+
+    `pristine` is never written to. `buffer` holds the logits that a contestant sees and may
+    destroy; `refresh()` restores it. The gradient that arrives at the logits stays in `grad` until
+    the next `refresh()`, so that giving its memory back is in nobody's time.
+    """
+
+    def __init__(self, rows: int, classes: int, dtype: torch.dtype, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.pristine = torch.randn(rows, classes, generator=generator).to(dtype)
+        self.target = torch.randint(classes, (rows,), generator=generator)
+        self.buffer = self.pristine.clone()
+        self.copy = self.pristine.clone()
+        self.grad: Tensor | None = None
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    def refresh(self) -> None:
+        self.grad = None
+        self.buffer.copy_(self.pristine)
+
+    def logits(self) -> Tensor:
+        """The buffer as an autograd node's output, as a model's last layer would hand it over."""
+        logits: Tensor = _Layer.apply(self._anchor, self)
+        return logits
+
+
+class _Layer(torch.autograd.Function):
+    """Makes the logits and receives their gradient, in no time and with no memory of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, problem: Problem) -> Tensor:
+        ctx.problem = problem
+        return problem.buffer.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad_logits: Tensor) -> tuple[None, None]:
+        ctx.problem.grad = grad_logits
+        return None, None

@@ -1,0 +1,89 @@
+"""How the tests call the loss and compare it: one way to call, one statement of the tolerances."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from reference import Reference, reference
+from torch import Tensor
+
+from labelsmooth import label_smoothing_loss
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+REDUCTIONS = ["mean", "sum", "none"]
+
+# Half the distance between neighbours, relative: what rounding to the dtype once may cost.
+ROUNDING = {dtype: torch.finfo(dtype).eps / 2 for dtype in DTYPES}
+
+# Logits of every dtype but float64 are summed up in float32: relative error of the loss, and of the
+# gradient in units of its largest element (probability minus target cancels, so not of each one).
+# The factors leave room for exp, log and a sum over 10^4 classes.
+ACCUMULATION = dict.fromkeys(DTYPES, 16 * ROUNDING[torch.float32])
+ACCUMULATION[torch.float64] = 1024 * ROUNDING[torch.float64]
+
+
+class Outcome(NamedTuple):
+    loss: Tensor
+    grad_logits: Tensor
+
+
+def run(
+    logits: Tensor, target: Tensor, *, grad_loss: Tensor | None = None, **options: Any
+) -> Outcome:
+    """The loss and its gradient. The logits' memory is used as it lies: strides and alignment."""
+    leaf = logits.detach().requires_grad_()
+    loss = label_smoothing_loss(leaf, target, **options)
+    grad_loss = torch.ones_like(loss) if grad_loss is None else grad_loss
+    (grad,) = torch.autograd.grad(loss, leaf, grad_loss)
+    return Outcome(loss.detach(), grad)
+
+
+def loss_dtype(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def assert_gradient(ours: Tensor, truth: Reference, *, roundings: int = 1) -> None:
+    """`roundings`: how often the gradient is rounded to the logits' dtype (twice where a gradient
+    made in forward is then scaled in backward)."""
+    rounding = ROUNDING[ours.dtype]
+    # Of a single class the gradient is 0, a difference of numbers as large as the row's share of 1.
+    share = torch.tensor([1 / max(1, truth.lse.numel())])
+    largest = torch.cat([truth.grad_logits.abs().flatten(), share]).max().item()
+    smallest = torch.finfo(ours.dtype).smallest_normal * rounding
+    bound = roundings * (
+        rounding * truth.grad_logits.abs() + ACCUMULATION[ours.dtype] * largest + smallest
+    )
+    if ours.dtype.itemsize == 2:  # exponentials for 16 bits: a 32nd of the rounding that follows
+        bound += rounding / 32 * truth.grad_probs.abs()
+    error = (ours.double() - truth.grad_logits).abs()
+    same_nan = ours.isnan() & truth.grad_logits.isnan()
+    assert ((error <= bound) | same_nan).all(), f"{(error / bound).max()} times the error allowed"
+
+
+def assert_equals_reference(
+    ours: Outcome, truth: Reference, logits: Tensor, *, roundings: int = 1
+) -> None:
+    tolerance = ACCUMULATION[logits.dtype]
+    assert ours.loss.dtype == loss_dtype(logits)
+    torch.testing.assert_close(
+        ours.loss.double(), truth.loss, rtol=tolerance, atol=tolerance, equal_nan=True
+    )
+    assert ours.grad_logits.dtype == logits.dtype
+    assert_gradient(ours.grad_logits, truth, roundings=roundings)
+
+
+def check(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    backend: str,
+    grad_loss: Tensor | None = None,
+    roundings: int = 1,
+    **options: Any,
+) -> Outcome:
+    """Runs the loss, compares it with the reference, returns it for what else a test may ask."""
+    ours = run(logits, target, backend=backend, grad_loss=grad_loss, **options)
+    truth = reference(logits, target, grad_loss=grad_loss, **options)
+    assert_equals_reference(ours, truth, logits, roundings=roundings)
+    return ours

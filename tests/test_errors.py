@@ -1,0 +1,223 @@
+"""Every line of the error table: what raises, with which words, and that nothing was written."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from checks import DTYPES
+from torch import Tensor
+
+from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+
+N, C = 5, 7
+
+
+def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return torch.randn(N, C).to(dtype), torch.randint(C, (N,))
+
+
+@pytest.mark.parametrize(
+    ("logits_dtype", "target_dtype", "said"),
+    [
+        (torch.int64, torch.int64, "int64"),
+        (torch.bool, torch.int64, "bool"),
+        (torch.complex64, torch.int64, "complex64"),
+        (torch.float32, torch.bool, "bool"),
+        (torch.float32, torch.complex64, "complex64"),
+    ],
+)
+def test_dtypes(
+    logits_dtype: torch.dtype, target_dtype: torch.dtype, said: str, backend: str
+) -> None:
+    logits, target = torch.zeros(N, C, dtype=logits_dtype), torch.zeros(N, dtype=target_dtype)
+    with pytest.raises(TypeError, match=said):
+        label_smoothing_loss(logits, target, backend=backend)
+
+
+@pytest.mark.parametrize("shape", [(N, C), (N,)])
+def test_class_probabilities_of_another_dtype(shape: tuple[int, ...], backend: str) -> None:
+    with pytest.raises(TypeError, match="float64"):
+        label_smoothing_loss(
+            torch.randn(N, C), torch.rand(shape, dtype=torch.float64), backend=backend
+        )
+
+
+@pytest.mark.parametrize(
+    ("logits_shape", "target_shape"),
+    [
+        ((), ()),
+        ((C,), (1,)),
+        ((C,), (C,)),
+        ((N, C), ()),
+        ((N, C), (C,)),
+        ((N, C), (N + 1,)),
+        ((N, C), (N, 1)),
+        ((N, C), (N, C)),
+        ((N, C, 3), (N,)),
+        ((N, C, 3), (N, 4)),
+        ((N, C, 3), (3, N)),
+        ((N, C, 3), (N, C, 3)),
+        ((N, 0), (N,)),
+    ],
+)
+def test_shapes_of_class_indices(
+    logits_shape: tuple[int, ...], target_shape: tuple[int, ...], backend: str
+) -> None:
+    target = torch.zeros(target_shape, dtype=torch.int64)
+    with pytest.raises(ValueError, match=re.escape(str(logits_shape))):
+        label_smoothing_loss(torch.randn(logits_shape), target, backend=backend)
+
+
+@pytest.mark.parametrize("target_shape", [(N,), (N, C + 1), (C, N), (N, C, 1)])
+def test_shapes_of_class_probabilities(target_shape: tuple[int, ...], backend: str) -> None:
+    with pytest.raises(ValueError, match=f"{N}, {C}"):
+        label_smoothing_loss(torch.randn(N, C), torch.rand(target_shape), backend=backend)
+
+
+@pytest.mark.parametrize("name", ["weight", "prior"])
+@pytest.mark.parametrize("shape", [(), (1,), (C + 1,), (N,), (1, C)])
+def test_shapes_of_class_tensors(shape: tuple[int, ...], name: str, backend: str) -> None:
+    logits, target = problem()
+    tensor = torch.full(shape, 1 / max(1, torch.Size(shape).numel()))
+    with pytest.raises(ValueError, match=rf"{name}.*\b{C}\b"):
+        label_smoothing_loss(logits, target, **{name: tensor}, backend=backend)
+
+
+@pytest.mark.parametrize("name", ["target", "weight", "prior"])
+def test_devices(name: str, backend: str) -> None:
+    logits, target = problem()
+    arguments: dict[str, Any] = {"target": target, name: torch.zeros(C, device="meta")}
+    if name == "target":
+        arguments["target"] = target.to("meta")
+    with pytest.raises(ValueError, match="meta"):
+        label_smoothing_loss(logits, **arguments, backend=backend)
+
+
+# Each with what the message must say: the value that came, and for a choice also what there is
+OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"label_smoothing": -0.1}, r"label_smoothing.*-0\.1"),
+    ({"label_smoothing": 1.5}, r"label_smoothing.*1\.5"),
+    ({"label_smoothing": math.nan}, "label_smoothing.*nan"),
+    ({"reduction": "avg"}, "reduction.*mean.*avg"),
+    ({"smooth_over": "none"}, "smooth_over.*others.*none"),
+    ({"objective": "mse"}, "objective.*kl_div.*mse"),
+    ({"backend": "mps"}, "backend.*eager.*mps"),
+    ({"softcap": 0.0}, r"softcap.*0\.0"),
+    ({"softcap": -30.0}, r"softcap.*-30\.0"),
+    ({"softcap": math.nan}, "softcap.*nan"),
+]
+PRIORS: list[tuple[dict[str, Any], str]] = [
+    ({"prior": torch.tensor([0.5, 0.75, -0.25])}, r"prior.*-0\.25"),
+    ({"prior": torch.tensor([0.5, 0.25, 0.125])}, r"prior.*0\.875"),
+    ({"prior": torch.tensor([0.5, math.nan, 0.5])}, "prior.*nan"),
+    ({"prior": torch.tensor([0.0, 1.0, 0.0]), "smooth_over": "others"}, "prior.*others"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS + PRIORS, ids=lambda value: str(value))
+def test_options(options: dict[str, Any], message: str) -> None:
+    """At the module's construction, and at the function's call, before anything is computed."""
+    if "prior" in options:
+        options = {"label_smoothing": 0.1, **options}
+    with pytest.raises(ValueError, match=rf"(?s){message}"):
+        FusedLabelSmoothingLoss(**options)
+    leaf = torch.randn(2, 3, requires_grad=True)
+    logits = leaf.clone()
+    with pytest.raises(ValueError, match=rf"(?s){message}"):
+        label_smoothing_loss(logits, torch.tensor([0, 2]), **options, inplace=True)
+    assert torch.equal(logits, leaf)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_only_the_mean_has_a_normalizer(reduction: str, backend: str) -> None:
+    logits, target = problem()
+    with pytest.raises(ValueError, match=f"normalizer.*mean.*{reduction}"):
+        label_smoothing_loss(logits, target, reduction=reduction, normalizer=3, backend=backend)
+
+
+def test_normalizer_is_one_number(backend: str) -> None:
+    logits, target = problem()
+    with pytest.raises(ValueError, match=rf"normalizer.*\({N},\)"):
+        label_smoothing_loss(logits, target, normalizer=torch.ones(N), backend=backend)
+
+
+def test_in_place_needs_memory_of_its_own(backend: str) -> None:
+    """Expanded logits: two elements of the gradient in one place."""
+    leaf = torch.randn(1, C, requires_grad=True)
+    logits = (leaf * 1).expand(N, C)
+    with pytest.raises(ValueError, match="inplace"):
+        label_smoothing_loss(logits, torch.zeros(N).long(), inplace=True, backend=backend)
+    assert torch.equal(logits[0], leaf[0])
+
+
+def test_the_single_class_has_no_others(backend: str) -> None:
+    logits, target = torch.randn(3, 1), torch.zeros(3, dtype=torch.int64)
+    options: dict[str, Any] = {"smooth_over": "others", "backend": backend}
+    with pytest.raises(ValueError, match="others"):
+        label_smoothing_loss(logits, target, label_smoothing=0.1, **options)
+
+
+def test_class_probabilities_have_no_others(backend: str) -> None:
+    with pytest.raises(ValueError, match="others"):
+        label_smoothing_loss(
+            torch.randn(N, C),
+            torch.rand(N, C),
+            label_smoothing=0.1,
+            smooth_over="others",
+            backend=backend,
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("bad", [-1, C, 1234567, -(2**40), -100])
+def test_target_outside_the_classes(
+    bad: int, inplace: bool, reduction: str, dtype: torch.dtype, backend: str
+) -> None:
+    """The first bad row and its value, and logits as they were: every target is looked at first.
+
+    -100 is a bad target like any other where ignore_index is something else.
+    """
+    leaf = torch.randn(400, C).to(dtype).requires_grad_()
+    logits = leaf.clone()
+    target = torch.randint(C, (400,))
+    target[10], target[321], target[350] = -5, bad, C + 3
+    with pytest.raises(IndexError) as caught:
+        label_smoothing_loss(
+            logits,
+            target,
+            ignore_index=-5,
+            reduction=reduction,
+            inplace=inplace,
+            backend=backend,
+        )
+    assert {321, bad} <= set(map(int, re.findall(r"-?\d+", str(caught.value))))
+    assert torch.equal(logits, leaf)
+
+
+def test_target_outside_the_classes_of_an_image(backend: str) -> None:
+    target = torch.randint(C, (2, 3, 4))
+    target[1, 0, 2] = 99
+    with pytest.raises(IndexError, match="99"):
+        label_smoothing_loss(torch.randn(2, C, 3, 4), target, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_narrow_target_outside_the_classes(dtype: torch.dtype, backend: str) -> None:
+    logits, target = problem()
+    target[3] = 120
+    with pytest.raises(IndexError, match=r"\b3\b.*120|120.*\b3\b"):
+        label_smoothing_loss(logits, target.to(dtype), backend=backend)
+
+
+@pytest.mark.parametrize("unfit", ["cuda", "triton"])
+def test_backend_that_does_not_fit_the_device(unfit: str) -> None:
+    """Logits on the CPU: whether the backend is built or not, the error says what would help."""
+    logits, target = problem()
+    with pytest.raises(RuntimeError, match=unfit):
+        label_smoothing_loss(logits, target, backend=unfit)

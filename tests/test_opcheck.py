@@ -1,0 +1,105 @@
+"""torch.library.opcheck: the operators do what their schemas say, on real and on fake tensors."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from checks import DTYPES
+from torch import Tensor
+from torch.library import opcheck
+
+import labelsmooth  # noqa: F401, registers the operators
+
+OPS = torch.ops.labelsmooth
+N, C = 5, 19
+NONE, MEAN, SUM = range(3)
+SHAPES = [(N, C), (2, C, 3), (0, C)]
+
+
+def problem(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.randn(shape).to(dtype), torch.randint(C, shape[:1] + shape[2:])
+
+
+def options(reduction: int, *, vectors: bool = False) -> tuple[Any, ...]:
+    """What all operators take, in the schema's order."""
+    return (
+        torch.rand(C) if vectors else None,  # weight
+        torch.rand(C).softmax(0) if vectors else None,  # prior
+        torch.tensor(7.0) if vectors else None,  # normalizer
+        -100,  # ignore_index
+        reduction,
+        0.1,  # label_smoothing
+        vectors,  # over_others
+        vectors,  # kl_div
+        False,  # from_log_probs
+        0.01 if vectors else 0.0,  # lse_square_scale
+        0.5 if vectors else 1.0,  # logit_scale
+        4.0 if vectors else 0.0,  # softcap
+    )
+
+
+CASES = [
+    pytest.param(shape, dtype, reduction, vectors)
+    for shape, dtype in [*product(SHAPES, [torch.float32]), *product(SHAPES[:1], DTYPES[1:])]
+    for reduction, vectors in ((NONE, False), (MEAN, True), (SUM, False))
+]
+each_case = pytest.mark.parametrize(("shape", "dtype", "reduction", "vectors"), CASES)
+
+
+@each_case
+@pytest.mark.parametrize("with_grad", [False, True])
+def test_forward(
+    with_grad: bool, shape: tuple[int, ...], dtype: torch.dtype, reduction: int, vectors: bool
+) -> None:
+    arguments = (*problem(shape, dtype), *options(reduction, vectors=vectors))
+    for with_stats in (False, True):
+        opcheck(OPS.forward.default, (*arguments, with_grad, with_stats))
+
+
+@each_case
+def test_forward_in_place(
+    shape: tuple[int, ...], dtype: torch.dtype, reduction: int, vectors: bool
+) -> None:
+    arguments = (*problem(shape, dtype), *options(reduction, vectors=vectors))
+    for with_stats in (False, True):
+        opcheck(OPS.forward_.default, (*arguments, with_stats))
+
+
+@each_case
+@pytest.mark.parametrize("name", ["backward", "backward_"])
+def test_backward(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, reduction: int, vectors: bool
+) -> None:
+    logits, target = problem(shape, dtype)
+    shared = options(reduction, vectors=vectors)
+    loss, row_stats, _, _ = OPS.forward(logits, target, *shared, False, False)
+    grad_loss = torch.randn_like(loss)
+    op = getattr(OPS, name).default
+    opcheck(op, (grad_loss, logits, target, row_stats, *shared))
+
+
+def test_class_probabilities() -> None:
+    logits, target = torch.randn(N, C), torch.rand(N, C)
+    opcheck(OPS.forward.default, (logits, target, *options(MEAN), True, True))
+
+
+def test_strided_logits() -> None:
+    """The fake gradient must have the real one's strides."""
+    for logits in (
+        torch.randn(C, N).t(),
+        torch.randn(N, 2 * C)[:, ::2],
+        torch.randn(N, C + 1)[:, 1:],
+    ):
+        target = torch.randint(C, (N,))
+        opcheck(OPS.forward.default, (logits, target, *options(MEAN), True, False))
+
+
+def test_the_schemas_declare_what_is_written() -> None:
+    for name, written in {"forward": [], "backward": [], "forward_": ["logits"]}.items():
+        arguments = getattr(OPS, name).default._schema.arguments
+        assert [a.name for a in arguments if a.alias_info and a.alias_info.is_write] == written
+    arguments = OPS.backward_.default._schema.arguments
+    assert [a.name for a in arguments if a.alias_info and a.alias_info.is_write] == ["logits"]

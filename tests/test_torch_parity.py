@@ -1,0 +1,153 @@
+"""The same results as torch.nn.functional.cross_entropy, so that changing the import is enough."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from checks import REDUCTIONS
+from torch import Tensor, nn
+
+from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+
+C = 7
+# Each shape of the logits that torch documents: one row, rows, and rows with 1, 2 or 3 more axes.
+SHAPES = [(C,), (5, C), (3, C, 4), (2, C, 3, 4), (2, C, 2, 1, 3)]
+
+
+def row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:1] + shape[2:] if len(shape) > 1 else ()
+
+
+def assert_same(logits: Tensor, target: Tensor, backend: str, **options: Any) -> None:
+    """Equal loss and equal gradient of a weighted sum of the loss, in shape, dtype and value."""
+    leaf = logits.detach().requires_grad_()
+    expected = F.cross_entropy(leaf, target, **options)
+    loss = label_smoothing_loss(leaf, target, **options, backend=backend)
+    torch.testing.assert_close(loss, expected, equal_nan=True)
+    grad_loss = torch.randn_like(expected)
+    (expected_grad,) = torch.autograd.grad(expected, leaf, grad_loss)
+    (grad,) = torch.autograd.grad(loss, leaf, grad_loss)
+    torch.testing.assert_close(grad, expected_grad, equal_nan=True)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_class_indices(
+    shape: tuple[int, ...], weighted: bool, reduction: str, smoothing: float, backend: str
+) -> None:
+    target = torch.randint(C, row_shape(shape))
+    weight = torch.rand(C) if weighted else None
+    options = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
+    assert_same(torch.randn(shape), target, backend, **options)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_class_probabilities(
+    shape: tuple[int, ...], weighted: bool, reduction: str, smoothing: float, backend: str
+) -> None:
+    target = torch.randn(shape).softmax(1 if len(shape) > 1 else 0)
+    weight = torch.rand(C) if weighted else None
+    options = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
+    assert_same(torch.randn(shape), target, backend, **options)
+
+
+def test_class_probabilities_need_not_sum_to_1(backend: str) -> None:
+    """torch takes any numbers of the logits' shape, and so multi-hot targets too."""
+    target = torch.randint(2, (5, C)).float()
+    assert_same(torch.randn(5, C), target, backend, label_smoothing=0.2)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+# Outside [0, C) on either side, and a class among the others whose rows are then left out
+@pytest.mark.parametrize("ignore_index", [-100, C, 255, 0, 3])
+@pytest.mark.parametrize("shape", [(12, C), (3, C, 4)])
+def test_ignored_rows(
+    shape: tuple[int, ...], ignore_index: int, weighted: bool, reduction: str, backend: str
+) -> None:
+    target = torch.randint(C, row_shape(shape))
+    target.view(-1)[::3] = ignore_index
+    weight = torch.rand(C) if weighted else None
+    options = {"weight": weight, "reduction": reduction, "label_smoothing": 0.2}
+    assert_same(torch.randn(shape), target, backend, ignore_index=ignore_index, **options)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_all_rows_ignored(smoothing: float, reduction: str, backend: str) -> None:
+    """The mean over no rows is NaN, the sum 0, and `none` zeros."""
+    options = {"reduction": reduction, "label_smoothing": smoothing}
+    target = torch.full((5,), -100)
+    assert_same(torch.randn(5, C), target, backend, **options)
+    loss = label_smoothing_loss(torch.randn(5, C), target, **options, backend=backend)
+    assert loss.isnan().all() if reduction == "mean" else (loss == 0).all()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(0, C), (0, C, 3), (2, C, 0)])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_no_rows(probabilities: bool, shape: tuple[int, ...], reduction: str, backend: str) -> None:
+    target = torch.rand(shape) if probabilities else torch.randint(C, row_shape(shape))
+    options = {"reduction": reduction, "label_smoothing": 0.2}
+    assert_same(torch.randn(shape), target, backend, **options)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_targets_whose_weight_is_zero(reduction: str, backend: str) -> None:
+    """The mean is then 0/0."""
+    weight = torch.tensor([0.0] + [1.0] * (C - 1))
+    options = {"weight": weight, "reduction": reduction}
+    target = torch.zeros(5, dtype=torch.int64)
+    leaf = torch.randn(5, C)
+    expected = F.cross_entropy(leaf, target, **options)
+    loss = label_smoothing_loss(leaf, target, **options, backend=backend)
+    torch.testing.assert_close(loss, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_narrow_integer_targets(dtype: torch.dtype, backend: str) -> None:
+    """torch's own operator takes int64 and uint8; every integer type means the same."""
+    logits, target = torch.randn(9, C), torch.randint(C, (9,))
+    for ignore_index in (-100, 3, 100):
+        options = {"ignore_index": ignore_index, "label_smoothing": 0.2}
+        expected = F.cross_entropy(logits, target, **options)
+        loss = label_smoothing_loss(logits, target.to(dtype), **options, backend=backend)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_targets_may_lie_anyhow(backend: str) -> None:
+    logits, target = torch.randn(6, C), torch.randint(C, (6, 5))
+    assert_same(logits, target[:, 2], backend, label_smoothing=0.2)
+    assert_same(logits, target[:1, :1].expand(6, 1)[:, 0], backend, label_smoothing=0.2)
+    probabilities = torch.rand(C, 6).t()
+    assert_same(logits, probabilities, backend, label_smoothing=0.2)
+    assert_same(logits, torch.rand(6, 2 * C)[:, ::2], backend, label_smoothing=0.2)
+
+
+def test_the_same_keywords_and_defaults() -> None:
+    ours = inspect.signature(label_smoothing_loss).parameters
+    module = inspect.signature(FusedLabelSmoothingLoss).parameters
+    for name, theirs in inspect.signature(F.cross_entropy).parameters.items():
+        if name not in ("input", "target", "size_average", "reduce"):  # the last two: deprecated
+            assert ours[name].default == theirs.default
+    for name, theirs in inspect.signature(nn.CrossEntropyLoss).parameters.items():
+        if name not in ("size_average", "reduce"):
+            assert module[name].default == theirs.default
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_module_is_torchs_module(reduction: str, backend: str) -> None:
+    logits, target, weight = torch.randn(9, C), torch.randint(C, (9,)), torch.rand(C)
+    options = {"ignore_index": 2, "reduction": reduction, "label_smoothing": 0.1}
+    expected = nn.CrossEntropyLoss(weight, **options)(logits, target)
+    ours = FusedLabelSmoothingLoss(weight, **options, backend=backend)(logits, target)
+    torch.testing.assert_close(ours, expected)
