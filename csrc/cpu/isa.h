@@ -25,13 +25,15 @@
 #endif
 #endif
 
+#define LABELSMOOTH_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
-#define LABELSMOOTH_TARGET_(text) _Pragma(#text)
 #define LABELSMOOTH_TARGET(set) \
-  LABELSMOOTH_TARGET_(clang attribute push(__attribute__((target(set))), apply_to = function))
+  LABELSMOOTH_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define LABELSMOOTH_END_TARGET LABELSMOOTH_PRAGMA(clang attribute pop)
 #else
-#define LABELSMOOTH_TARGET_(text) _Pragma(#text)
-#define LABELSMOOTH_TARGET(set) LABELSMOOTH_TARGET_(GCC target(set))
+#define LABELSMOOTH_TARGET(set) \
+  LABELSMOOTH_PRAGMA(GCC push_options) LABELSMOOTH_PRAGMA(GCC target(set))
+#define LABELSMOOTH_END_TARGET LABELSMOOTH_PRAGMA(GCC pop_options)
 #endif
 
 #if defined(LABELSMOOTH_AVX512BF16)

@@ -3,4 +3,5 @@
 #include "isa.h"
 // isa.h first
 #include "row_kernel.h"
+LABELSMOOTH_END_TARGET
 #endif

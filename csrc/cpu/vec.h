@@ -89,8 +89,14 @@ LABELSMOOTH_HD Vec<T> max(Vec<T> a, Vec<T> b) {
   return select(a > b, a, b);
 }
 
+template <class T>
+LABELSMOOTH_HD Vec<T> min(Vec<T> a, Vec<T> b) {
+  return select(b > a, a, b);
+}
+
 #if defined(LABELSMOOTH_AVX512)
 LABELSMOOTH_HD VecF max(VecF a, VecF b) { return VecF(_mm512_max_ps(a.lanes, b.lanes)); }
+LABELSMOOTH_HD VecF min(VecF a, VecF b) { return VecF(_mm512_min_ps(a.lanes, b.lanes)); }
 LABELSMOOTH_HD VecF round_to_integer(VecF x) {
   return VecF(_mm512_roundscale_ps(x.lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -100,6 +106,7 @@ LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n) {
 #else
 #if defined(LABELSMOOTH_AVX2)
 LABELSMOOTH_HD VecF max(VecF a, VecF b) { return VecF(_mm256_max_ps(a.lanes, b.lanes)); }
+LABELSMOOTH_HD VecF min(VecF a, VecF b) { return VecF(_mm256_min_ps(a.lanes, b.lanes)); }
 #endif
 // For |x| < 2^22: adding 1.5 * 2^23 leaves no bits for a fraction.
 LABELSMOOTH_HD VecF round_to_integer(VecF x) {
@@ -123,8 +130,7 @@ LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n) {
 // ln(2) in two parts and a minimax polynomial of degree 6 (relative error 3e-9).
 LABELSMOOTH_HD VecF exp(VecF x) {
   const VecF lowest(-104.0f), highest(89.0f);  // beyond these the result is 0 and infinity
-  x = max(lowest, x);
-  x = select(x > highest, highest, x);
+  x = min(highest, max(lowest, x));
   const VecF n = round_to_integer(x * VecF(0x1.715476p0f));
   const VecF r = x - n * VecF(0x1.62e4p-1f) - n * VecF(0x1.7f7d1cp-20f);
   VecF p = VecF(0.0013814605890087649f) * r + VecF(0.008368709784841112f);
@@ -153,8 +159,7 @@ LABELSMOOTH_HD VecF exp_to(VecF x) {
        0.009017029813141494f, 0.0018671301209429252f}};
 #else
   const VecF lowest(-104.0f), highest(89.0f);
-  x = max(lowest, x);
-  const VecF t = select(x > highest, highest, x) * VecF(0x1.715476p0f);
+  const VecF t = min(highest, max(lowest, x)) * VecF(0x1.715476p0f);
   const VecF n = round_to_integer(t);
   const VecF f = t - n;
   constexpr float coefficients[3][6] = {

@@ -1,2 +1,3 @@
 #define LABELSMOOTH_AVX512
 #include "test_vec.h"
+LABELSMOOTH_END_TARGET

@@ -1,2 +1,3 @@
 #define LABELSMOOTH_AVX512BF16
 #include "test_vec.h"
+LABELSMOOTH_END_TARGET
