@@ -285,10 +285,12 @@ class RowKernel {
     return scale;
   }
 
-  // In full precision, rounded once: mass p_y and tau nearly cancel.
+  // mass p_y and w_y q_y nearly cancel: p_y takes the very exponential that is in the sum, so that
+  // its error cancels too, and the difference is rounded once.
   T gradient_at_target(const GradTerms<T>& terms) const {
-    const T x = logit(target_);
-    return row_.sloped(logit_grad(exp(V(x - terms.shift)).lanes[0], terms.target_coef, terms), x);
+    const V x(logit(target_));
+    const V exp_x = R::exp_summed(x - V(terms.shift));
+    return row_.sloped(logit_grad(exp_x, V(terms.target_coef), terms), x).lanes[0];
   }
 
   const LossProblem& problem_;
