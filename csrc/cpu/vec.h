@@ -199,8 +199,18 @@ LABELSMOOTH_HD VecD tanh(VecD x) {
 
 // ---- 16-bit floats ------------------------------------------------------------------------------
 
+LABELSMOOTH_HD Uint32s zero_extend(Uint16s bits) {
+#if defined(LABELSMOOTH_AVX512)
+  return bit_cast<Uint32s>(_mm512_cvtepu16_epi32(bit_cast<__m256i>(bits)));
+#elif defined(LABELSMOOTH_AVX2)
+  return bit_cast<Uint32s>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(bits)));
+#else
+  return __builtin_convertvector(bits, Uint32s);
+#endif
+}
+
 LABELSMOOTH_HD VecF widen(Uint16s bits, BFloat16) {
-  return VecF(bit_cast<VecF::Lanes>(__builtin_convertvector(bits, Uint32s) << 16));
+  return VecF(bit_cast<VecF::Lanes>(zero_extend(bits) << 16));
 }
 
 LABELSMOOTH_HD Uint16s narrow(VecF x, BFloat16) {
@@ -231,7 +241,7 @@ LABELSMOOTH_HD Uint16s narrow(VecF x, Float16) {
 #else
 // The exponent moves by 127 - 15 through a multiplication, which is right for subnormal values too.
 LABELSMOOTH_HD VecF widen(Uint16s half, Float16) {
-  const Uint32s bits = __builtin_convertvector(half, Uint32s);
+  const Uint32s bits = zero_extend(half);
   const Uint32s sign = (bits & 0x8000) << 16;
   const Uint32s rest = (bits & 0x7fff) << 13;
   const Uint32s finite =
