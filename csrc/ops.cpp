@@ -98,6 +98,29 @@ enum class Reduction : int64_t { none, mean, sum };
     label_smoothing, lse_square_scale, logit_scale, softcap, over_others, kl_div, from_log_probs \
   }
 
+int64_t rows_of(const Tensor& logits) {
+  return logits.size(0) * (logits.dim() == 3 ? logits.size(2) : 1);
+}
+
+// What the kernels take for granted.
+void check_shapes(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
+                  const std::optional<Tensor>& prior, const std::optional<Tensor>& normalizer) {
+  STD_TORCH_CHECK(logits.dim() == 2 || logits.dim() == 3, "logits: expected (N, C) or (N, C, S)");
+  STD_TORCH_CHECK(logits.size(1) > 0, "logits: expected at least one class");
+  if (target.scalar_type() == logits.scalar_type()) {
+    bool same = target.dim() == logits.dim();
+    for (int64_t d = 0; same && d < logits.dim(); ++d) same = target.size(d) == logits.size(d);
+    STD_TORCH_CHECK(same, "target: expected the shape of the logits");
+  } else {
+    STD_TORCH_CHECK(target.numel() == rows_of(logits), "target: expected one class a row");
+  }
+  for (const auto& vector : {weight, prior})
+    STD_TORCH_CHECK(!vector || (vector->dim() == 1 && vector->size(0) == logits.size(1)),
+                    "weight, prior: expected shape (C,)");
+  STD_TORCH_CHECK(!normalizer || (normalizer->numel() == 1 && normalizer->is_cpu()),
+                  "normalizer: expected one value on the CPU");
+}
+
 // A problem for the CPU kernels, with the buffers that it points to.
 template <class T>
 class CpuCall {
@@ -106,10 +129,11 @@ class CpuCall {
           const std::optional<Tensor>& prior, const std::optional<Tensor>& normalizer,
           Reduction reduction, int64_t ignore_index, const LossOptions<double>& options)
       : reduction_(reduction), logits_(logits) {
+    check_shapes(logits, target, weight, prior, normalizer);
     problem_.dtype = dtype_of(logits);
     problem_.classes = logits.size(1);
     problem_.inner = logits.dim() == 3 ? logits.size(2) : 1;
-    problem_.rows = logits.size(0) * problem_.inner;
+    problem_.rows = rows_of(logits);
     problem_.logits = matrix_of(logits);
     problem_.ignore_index = ignore_index;
     problem_.options = options;
@@ -171,6 +195,11 @@ class CpuCall {
   }
 
   void backward(const Tensor& grad_loss, const Tensor& row_stats) {
+    STD_TORCH_CHECK(row_stats.scalar_type() == accumulate_type(logits_) &&
+                        row_stats.is_contiguous() && row_stats.numel() >= 2 * problem_.rows,
+                    "row_stats: expected what forward returned");
+    STD_TORCH_CHECK(grad_loss.numel() == (reduction_ == Reduction::none ? problem_.rows : 1),
+                    "grad_loss: expected the shape of the loss");
     const Tensor grad =
         torch::stable::contiguous(torch::stable::to(grad_loss, accumulate_type(logits_)));
     T* stats = static_cast<T*>(row_stats.data_ptr());

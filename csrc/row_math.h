@@ -114,16 +114,20 @@ LABELSMOOTH_HD RowStats<T> empty_stats() {
   return {-infinity<T>(), T(0), T(0), T(0)};
 }
 
-// Two parts of a row as one. An empty part, or one whose logits are all -inf, adds nothing.
+// Two parts of a row whose exponentials are taken from the same point.
+template <class T>
+LABELSMOOTH_HD RowStats<T> add(const RowStats<T>& a, const RowStats<T>& b) {
+  return {a.shift, a.sum_exp + b.sum_exp, a.coef_dot + b.coef_dot, a.coef_sum + b.coef_sum};
+}
+
+// Two parts of a row, each taken from a point of its own. An empty part, or one whose logits are
+// all -inf, adds nothing.
 template <class T>
 LABELSMOOTH_HD RowStats<T> combine(const RowStats<T>& a, const RowStats<T>& b) {
-  RowStats<T> both;
-  both.shift = max(a.shift, b.shift);
-  const T point = finite_or_zero(both.shift);
-  both.sum_exp = a.sum_exp * exp(a.shift - point) + b.sum_exp * exp(b.shift - point);
-  both.coef_dot = a.coef_dot + b.coef_dot;
-  both.coef_sum = a.coef_sum + b.coef_sum;
-  return both;
+  const T shift = max(a.shift, b.shift);
+  const T point = finite_or_zero(shift);
+  return add(RowStats<T>{shift, a.sum_exp * exp(a.shift - point), a.coef_dot, a.coef_sum},
+             RowStats<T>{shift, b.sum_exp * exp(b.shift - point), b.coef_dot, b.coef_sum});
 }
 
 template <class T, class S>

@@ -15,7 +15,9 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "backend cpu": f"{cpu_instruction_set}, {torch.get_num_threads()} threads",
-        "backend eager": "usable",
+        "backend eager": "usable, on every device",
+        "backend cuda": "not part of this version",
+        "backend triton": "not part of this version",
         "GPU": gpu,
     }
     for name, value in rows.items():

@@ -5,10 +5,12 @@ from torch import Tensor
 
 from ._problem import Options
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 def check_prior(prior: Tensor, options: Options) -> None:
     """Raises ValueError unless the prior is a distribution that the options can smooth over."""
-    values = prior.detach().double()
+    values = prior.detach().cpu().double()
     total = float(values.sum())
     if not bool((values >= 0).all()) or abs(total - 1.0) > 1e-3:
         raise ValueError(
@@ -18,7 +20,7 @@ def check_prior(prior: Tensor, options: Options) -> None:
     if (
         options.smooth_over == "others"
         and options.label_smoothing > 0
-        and float(values.max()) >= 1.0
+        and float(values.float().max()) >= 1.0
     ):
         raise ValueError(
             "prior: expected one that leaves something to smooth over the others, "
@@ -34,8 +36,8 @@ def check_call(
     normalizer: Tensor | float | None,
     options: Options,
 ) -> None:
-    if not logits.is_floating_point():
-        raise TypeError(f"logits: expected a floating-point dtype, got {logits.dtype}")
+    if logits.dtype not in DTYPES:
+        raise TypeError(f"logits: expected a floating-point dtype of {DTYPES}, got {logits.dtype}")
     if logits.dim() == 0:
         raise ValueError("logits: expected shape (C,), (N, C) or (N, C, d1, ...), got ()")
     class_axis = 0 if logits.dim() == 1 else 1
@@ -75,9 +77,7 @@ def check_call(
         and options.label_smoothing > 0
     ):
         raise ValueError("smooth_over='others': expected at least two classes, got 1")
-    if options.inplace and any(
-        n > 1 and s == 0 for n, s in zip(logits.shape, logits.stride(), strict=True)
-    ):
+    if options.inplace and _may_overlap(logits):
         raise ValueError(
             "inplace=True: expected logits whose elements do not share memory, got shape "
             f"{tuple(logits.shape)} with strides {logits.stride()}"
@@ -89,3 +89,21 @@ def check_call(
             raise ValueError(
                 f"normalizer: expected a 0-d tensor, got shape {tuple(normalizer.shape)}"
             )
+        if isinstance(normalizer, Tensor):
+            if normalizer.is_complex() or normalizer.dtype == torch.bool:
+                raise TypeError(f"normalizer: expected a real number, got {normalizer.dtype}")
+            if normalizer.device not in (logits.device, torch.device("cpu")):
+                raise ValueError(
+                    f"normalizer: expected device {logits.device}, got {normalizer.device}"
+                )
+
+
+def _may_overlap(tensor: Tensor) -> bool:
+    """Whether elements may share memory: an axis steps no further than those inside it reach."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += (size - 1) * stride
+    return False

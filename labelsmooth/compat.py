@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from .functional import label_smoothing_loss
 
+NO_INDEX = torch.iinfo(torch.int64).min  # the classes here ignore no row
+
 
 class LabelSmoothing(nn.Module):
     r"""Summed KL divergence between the smoothed target and log-probabilities.
@@ -32,10 +34,11 @@ class LabelSmoothing(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         _check_classes(x, self.size)
-        self._target, self._dtype = target.detach(), x.dtype
+        self._target, self._dtype = target.detach().clone(), x.dtype
         result = label_smoothing_loss(
             x,
             target,
+            ignore_index=NO_INDEX,
             reduction="sum",
             label_smoothing=self.smoothing,
             smooth_over="others",
@@ -98,6 +101,7 @@ class LabelSmoothingLoss(nn.Module):
             pred,
             target,
             self.weight,
+            ignore_index=NO_INDEX,
             label_smoothing=self.smoothing,
             smooth_over="others",
             normalizer=rows * self.cls if self.weight is None else rows,

@@ -203,7 +203,8 @@ def _rows_and_classes(tensor: Tensor) -> Tensor:
 def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:
     if normalizer is None or isinstance(normalizer, Tensor):
         return normalizer
-    return torch.full((), normalizer, dtype=torch.float64, device=logits.device)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return torch.full((), normalizer, dtype=dtype, device=logits.device)
 
 
 def _choose_backend(logits: Tensor, options: Options) -> Any:
@@ -218,5 +219,6 @@ def _choose_backend(logits: Tensor, options: Options) -> Any:
             raise RuntimeError(f"backend='cpu': expected logits on the CPU, got {logits.device}")
         return _ops
     raise RuntimeError(
-        f"backend={name!r} is not built: run `python -m labelsmooth` to see which are"
+        f"backend={name!r} is not part of this version: take 'auto', or 'eager', which runs on "
+        "every device; `python -m labelsmooth` lists what is usable"
     )

@@ -108,6 +108,18 @@ class FusedLabelSmoothingLoss(nn.Module):
         """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
         return loss(logits, target, self.weight, self.prior, normalizer, self.options)
 
+    @property
+    def ignore_index(self) -> int:
+        return self.options.ignore_index
+
+    @property
+    def reduction(self) -> Reduction:
+        return self.options.reduction
+
+    @property
+    def label_smoothing(self) -> float:
+        return self.options.label_smoothing
+
     def extra_repr(self) -> str:
         """The options that are not at their defaults."""
         changed = (f for f in fields(Options) if getattr(self.options, f.name) != f.default)

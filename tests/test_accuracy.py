@@ -61,6 +61,15 @@ def assert_within_budget(logits: Tensor, target: Tensor, backend: str, **options
     assert excess(ours.grad_logits) <= max(excess(their_grad), 0.0) + hair
 
 
+# A class that is never predicted, as padding is: its logit must not be what others are taken to
+@pytest.mark.parametrize("below", [10.0, 20.0, 40.0, 60.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_low_first_class_costs_no_digits(smoothing: float, below: float, backend: str) -> None:
+    logits, target = problem(64, 1000, torch.float32)
+    logits[:, 0] -= below
+    assert_within_budget(logits, target, backend, reduction="none", label_smoothing=smoothing)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize(("rows", "classes"), SIZES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -45,9 +45,7 @@ class RowKernel {
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       open(row);
-      const bool ahead =
-          row + 1 < end && problem_.logits.class_stride == 1 && classes_ <= read_ahead_classes;
-      read_ahead_ = ahead ? row_of(problem_.logits, row + 1, problem_.inner) : nullptr;
+      read_ahead(row + 1 < end ? row + 1 : row);
       const bool keep = problem_.loss && problem_.grad_logits.data && classes_ <= kept_classes;
       row_.exps = keep ? exps_buffer_.get(classes_ + V::size) : nullptr;
       if (problem_.loss) {
@@ -96,6 +94,15 @@ class RowKernel {
     }
   }
 
+  // Fetches the target of a row, where its statistics begin, and tells the gradient what to fetch.
+  void read_ahead(int64_t row) {
+    const Element* next = row_of(problem_.logits, row, problem_.inner);
+    const int64_t stride = problem_.logits.class_stride;
+    if (!soft && problem_.target[row] != problem_.ignore_index)
+      __builtin_prefetch(next + problem_.target[row] * stride);
+    read_ahead_ = stride == 1 && classes_ <= read_ahead_classes ? next : nullptr;
+  }
+
   T prior(int64_t c) const { return prior_ ? prior_[c] : row_.uniform; }
   T weight(int64_t c) const { return row_.weight ? row_.weight[c] : T(1); }
   T class_coef(int64_t c) const { return has_vectors ? row_.class_coef[c] : row_.uniform; }
@@ -119,25 +126,20 @@ class RowKernel {
         row.template accumulate<true>(parts[0], c, V::size, shift, beta, kappa);
       if (c < end) row.template accumulate<false>(parts[0], c, end - c, shift, beta, kappa);
 
-      RowStats<V> tile = parts[0];
-      for (int i = 1; i < unroll; ++i) {
-        tile.sum_exp = tile.sum_exp + parts[i].sum_exp;
-        tile.coef_dot = tile.coef_dot + parts[i].coef_dot;
-        tile.coef_sum = tile.coef_sum + parts[i].coef_sum;
-      }
-      total.sum_exp += sum_lanes(tile.sum_exp);
-      total.coef_dot += sum_lanes(tile.coef_dot);
-      if constexpr (soft) total.coef_sum += sum_lanes(tile.coef_sum);
+      for (int i = 1; i < unroll; ++i) parts[0] = add(parts[0], parts[i]);
+      total = add(total, sum_lanes(parts[0], shift));
     }
     return total;
   }
 
-  // One pass, from a guess at the maximum: the first logit. Where others stand so far above it that
-  // the sum is not well inside the range of float, or below 0 where it is masked, a second pass
-  // takes the true maximum.
+  // One pass, from a guess at the maximum: the target's logit, so that the loss of a row that is
+  // nearly right is the logarithm of nearly 1. Where other logits stand far above it, or it is
+  // masked, a second pass takes the true maximum, as rows with class probabilities do at once.
   RowStats<T> row_stats(T beta, T kappa) const {
-    const RowStats<T> row = row_stats_from(finite_or_zero(logit(0)), beta, kappa);
-    if (row.sum_exp > T(0.5) && row.sum_exp < T(1e30)) return row;
+    if constexpr (!soft) {
+      const RowStats<T> row = row_stats_from(finite_or_zero(logit(target_)), beta, kappa);
+      if (row.sum_exp > T(0.5) && row.sum_exp < T(1e12)) return row;
+    }
     return row_stats_from(finite_or_zero(maximum()), beta, kappa);
   }
 

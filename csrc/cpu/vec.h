@@ -354,6 +354,11 @@ LABELSMOOTH_HD T sum_lanes(Vec<T> x) {
 }
 
 template <class T>
+LABELSMOOTH_HD RowStats<T> sum_lanes(const RowStats<Vec<T>>& stats, T shift) {
+  return {shift, sum_lanes(stats.sum_exp), sum_lanes(stats.coef_dot), sum_lanes(stats.coef_sum)};
+}
+
+template <class T>
 LABELSMOOTH_HD T max_lanes(Vec<T> x) {
   return reduce_lanes<T, Vec<T>::size>(x.lanes, [](auto a, auto b) { return a > b ? a : b; });
 }
