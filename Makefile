@@ -23,6 +23,7 @@ $(VENV)/torch.stamp: Makefile
 
 $(LIB): $(VENV)/torch.stamp setup.py pyproject.toml $(CSRC)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	touch $@
 
 build: $(LIB)  ## build in place: the package and all that its tests need, in .venv
 

@@ -139,6 +139,37 @@ def test_only_the_mean_has_a_normalizer(reduction: str, backend: str) -> None:
         label_smoothing_loss(logits, target, reduction=reduction, normalizer=3, backend=backend)
 
 
+def test_normalizer_is_real_and_at_hand(backend: str) -> None:
+    logits, target = torch.randn(N, C), torch.zeros(N, dtype=torch.int64)
+    with pytest.raises(ValueError, match="normalizer.*cpu.*meta"):
+        label_smoothing_loss(
+            logits, target, normalizer=torch.ones((), device="meta"), backend=backend
+        )
+    with pytest.raises(TypeError, match="normalizer.*complex64"):
+        label_smoothing_loss(
+            logits, target, normalizer=torch.ones((), dtype=torch.complex64), backend=backend
+        )
+
+
+def test_operators_check_what_kernels_rely_on() -> None:
+    """Behind the public functions, too, a wrong shape is an error and not a wild read."""
+    logits, target = torch.randn(N, C), torch.zeros(N, dtype=torch.int64)
+    options = (None, -100, 1, 0.1, False, False, False, 0.0, 1.0, 0.0, True, False)
+
+    def forward(*tensors: object) -> None:
+        torch.ops.labelsmooth.forward(*tensors, *options)
+
+    for tensors, message in [
+        ((logits[0], target, None, None), "logits"),
+        ((logits, target[1:], None, None), "one class a row"),
+        ((logits, logits[:, 1:], None, None), "shape of the logits"),
+        ((logits, target, torch.ones(C + 1), None), r"expected shape \(C,\)"),
+        ((logits, target, None, torch.ones(C - 1)), r"expected shape \(C,\)"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            forward(*tensors)
+
+
 def test_normalizer_is_one_number(backend: str) -> None:
     logits, target = problem()
     with pytest.raises(ValueError, match=rf"normalizer.*\({N},\)"):
@@ -146,12 +177,13 @@ def test_normalizer_is_one_number(backend: str) -> None:
 
 
 def test_in_place_needs_memory_of_its_own(backend: str) -> None:
-    """Expanded logits: two elements of the gradient in one place."""
-    leaf = torch.randn(1, C, requires_grad=True)
-    logits = (leaf * 1).expand(N, C)
-    with pytest.raises(ValueError, match="inplace"):
-        label_smoothing_loss(logits, torch.zeros(N).long(), inplace=True, backend=backend)
-    assert torch.equal(logits[0], leaf[0])
+    """Expanded logits, or windows into a line: two elements of the gradient in one place."""
+    leaf = torch.randn(1, C + N - 1, requires_grad=True)
+    line = leaf * 1
+    for logits in (line[:, :C].expand(N, C), line[0].unfold(0, C, 1)):
+        with pytest.raises(ValueError, match="inplace"):
+            label_smoothing_loss(logits, torch.zeros(N).long(), inplace=True, backend=backend)
+    assert torch.equal(line, leaf)
 
 
 def test_the_single_class_has_no_others(backend: str) -> None:

@@ -150,3 +150,21 @@ def test_seed_2_against_its_formula(weighted: bool, smoothing: float, dim: int) 
 def test_seed_2_has_one_class_axis() -> None:
     with pytest.raises(ValueError, match="dim"):
         LabelSmoothingLoss(classes=3, dim=0)
+
+
+def test_neither_ignores_a_row() -> None:
+    """-100 is no class, and these two know no ignore_index."""
+    target = torch.tensor([0, -100])
+    with pytest.raises(IndexError, match="row 1 is -100"):
+        LabelSmoothing(3, 0.1)(torch.zeros(2, 3), target)
+    with pytest.raises(IndexError, match="row 1 is -100"):
+        LabelSmoothingLoss(3, 0.1)(torch.zeros(2, 3), target)
+
+
+def test_true_dist_is_that_of_the_call() -> None:
+    """Whoever reuses the target's memory does not change it."""
+    criterion, target = LabelSmoothing(3, 0.1), torch.tensor([2, 1])
+    criterion(torch.zeros(2, 3), target)
+    target.zero_()
+    assert criterion.true_dist is not None
+    assert criterion.true_dist.argmax(1).tolist() == [2, 1]

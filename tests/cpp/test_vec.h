@@ -43,6 +43,20 @@ void exp_accuracy() {
   CHECK(std::isnan(exp(VecF(NAN)).lanes[0]), "exp(NaN)");
 }
 
+// As its comment promises, and exact at the ends.
+template <int degree>
+void short_exp_accuracy(double relative_error) {
+  for (double x = -80; x <= 20; x += 1e-3) {
+    const auto rounded = static_cast<float>(x);
+    const double exact = std::exp(static_cast<double>(rounded));
+    const double error = std::fabs(exp_to<degree>(VecF(rounded)).lanes[0] - exact) / exact;
+    CHECK(error <= relative_error + (1 + std::fabs(x)) * 0x1p-23, "exp_to<%d>(%g) is off by %g",
+          degree, x, error);
+  }
+  CHECK(exp_to<degree>(VecF(-INFINITY)).lanes[0] == 0, "exp_to<%d>(-inf)", degree);
+  CHECK(std::isnan(exp_to<degree>(VecF(NAN)).lanes[0]), "exp_to<%d>(NaN)", degree);
+}
+
 void tanh_accuracy() {
   const auto vector_tanh = [](VecF x) { return tanh(x); };
   const double worst =
@@ -144,6 +158,9 @@ int main() {
   if (!__builtin_cpu_supports("avx2")) return not_on_this_machine;
 #endif
   exp_accuracy();
+  short_exp_accuracy<3>(0x1p-13);
+  short_exp_accuracy<4>(0x1p-18);
+  short_exp_accuracy<5>(0x1p-23);
   tanh_accuracy();
   half_round_trip<BFloat16>(decode_bfloat16);
   half_round_trip<Float16>(decode_float16);
