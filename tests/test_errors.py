@@ -141,11 +141,11 @@ def test_only_the_mean_has_a_normalizer(reduction: str, backend: str) -> None:
 
 def test_normalizer_is_real_and_at_hand(backend: str) -> None:
     logits, target = torch.randn(N, C), torch.zeros(N, dtype=torch.int64)
-    with pytest.raises(ValueError, match="normalizer.*cpu.*meta"):
+    with pytest.raises(ValueError, match=r"normalizer.*cpu.*meta"):
         label_smoothing_loss(
             logits, target, normalizer=torch.ones((), device="meta"), backend=backend
         )
-    with pytest.raises(TypeError, match="normalizer.*complex64"):
+    with pytest.raises(TypeError, match=r"normalizer.*complex64"):
         label_smoothing_loss(
             logits, target, normalizer=torch.ones((), dtype=torch.complex64), backend=backend
         )
