@@ -98,6 +98,26 @@ LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {
   return T(options.logit_scale) * (T(1) - ratio * ratio);
 }
 
+// ---- class probabilities as the target ----------------------------------------------------------
+
+// What takes the place of beta v_c: w_c q_c, where `weighted_prob` is w_c t_c.
+template <class T, class S>
+LABELSMOOTH_HD T soft_coef(T class_coef, T weighted_prob, S beta, S kappa) {
+  return T(beta) * class_coef + T(kappa) * weighted_prob;
+}
+
+// One class of sum_c w_c q_c log q_c.
+template <class T, class S>
+LABELSMOOTH_HD T soft_negative_entropy(T weight, T prior, T prob, S beta, S kappa) {
+  return weight * x_log_x(T(beta) * prior + T(kappa) * prob);
+}
+
+// One class of sum_c t_c (lse - x_c), from lse and x_c less the same reference.
+template <class T>
+LABELSMOOTH_HD T soft_nll(T prob, T lse, T x) {
+  return weighted(prob, lse - x);
+}
+
 // ---- row statistics -----------------------------------------------------------------------------
 
 // Of a part of a row. `coef_dot` is taken to a reference logit that all parts of the row share.
