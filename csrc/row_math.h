@@ -19,7 +19,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #if defined(__CUDACC__)
 #define LABELSMOOTH_HD __host__ __device__ __forceinline__
@@ -50,8 +49,8 @@ struct ClassSums {
 
 LABELSMOOTH_HD float select(bool condition, float a, float b) { return condition ? a : b; }
 LABELSMOOTH_HD double select(bool condition, double a, double b) { return condition ? a : b; }
-LABELSMOOTH_HD float max(float a, float b) { return a > b ? a : b; }
-LABELSMOOTH_HD double max(double a, double b) { return a > b ? a : b; }
+LABELSMOOTH_HD float max(float a, float b) { return ::fmaxf(a, b); }
+LABELSMOOTH_HD double max(double a, double b) { return ::fmax(a, b); }
 LABELSMOOTH_HD float exp(float x) { return ::expf(x); }
 LABELSMOOTH_HD double exp(double x) { return ::exp(x); }
 LABELSMOOTH_HD float log(float x) { return ::logf(x); }
@@ -61,7 +60,7 @@ LABELSMOOTH_HD double tanh(double x) { return ::tanh(x); }
 
 template <class T>
 LABELSMOOTH_HD T infinity() {
-  return T(std::numeric_limits<float>::infinity());
+  return T(HUGE_VALF);
 }
 
 // x where it is finite, else 0: a point that differences may be taken to.
