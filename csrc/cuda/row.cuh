@@ -51,6 +51,11 @@ struct RowSums {
   ProbSums<T> probs = empty<ProbSums<T>>();  // where the target is class probabilities
 };
 
+template <class T>
+__device__ RowSums<T> combine(const RowSums<T>& a, const RowSums<T>& b) {
+  return {combine(a.stats, b.stats), combine(a.best, b.best), combine(a.probs, b.probs)};
+}
+
 template <class Element, bool soft>
 struct Row {
   using T = typename Accumulate<Element>::type;
@@ -90,7 +95,7 @@ struct Row {
   // lanes that share the row one reads.
   __device__ void read_reference(int lanes) {
     T logit = 0;
-    if (threadIdx.x % lanes == 0 && !unread())
+    if ((threadIdx.x & (lanes - 1)) == 0 && !unread())
       logit = problem.transformed_logit(logits()[soft ? 0 : target * problem.logits.class_stride]);
     if (lanes > 1) logit = __shfl_sync(all_lanes, logit, 0, lanes);
     reference = finite_or_zero(logit);
