@@ -103,7 +103,7 @@ def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | No
     if normalizer is None or isinstance(normalizer, Tensor):
         return normalizer
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return torch.full((), normalizer, dtype=dtype, device=logits.device)
+    return torch.ones((), dtype=dtype, device=logits.device) * normalizer
 
 
 def _choose_backend(logits: Tensor, options: Options) -> Any:
