@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from . import _eager, _ops
 from ._checks import check_targets
@@ -20,7 +20,7 @@ from ._problem import Inputs, Options, Outputs
 
 def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
     """The backend's forward, as a node of autograd's graph where there is one."""
-    function = _Loss if torch.compiler.is_compiling() else _LossWithForwardMode
+    function = _TransformedLoss if _in_transform() else _Loss
     return Outputs(*function.apply(*inputs, options, backend, _is_one_step(inputs, options)))
 
 
@@ -35,9 +35,37 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
         and options.reduction != "none"
         and inputs.logits.dtype != torch.float16
         and torch.is_grad_enabled()
-        and not _in_function_transform()
+        and not _in_transform()
         and not any(tensor is not None and tensor.requires_grad for tensor in inputs[1:])
     )
+
+
+def _forward(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    prior: Tensor | None,
+    normalizer: Tensor | None,
+    options: Options,
+    backend: Any,
+    one_step: bool,
+) -> tuple[Tensor, ...]:
+    inputs = Inputs(logits, target, weight, prior, normalizer)
+    if backend is not _ops or not target.is_cpu:  # its kernels look at them themselves
+        check_targets(inputs, options)
+    outputs = backend.forward(inputs, options, with_grad=one_step)
+    if one_step and options.inplace:
+        _increment_version(logits)
+        return (*outputs[:3], logits.new_empty(0))
+    return tuple(outputs)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.options, ctx.backend, ctx.one_step = inputs
+    _, row_stats, predicted, grad_logits = output
+    ctx.mark_non_differentiable(row_stats, predicted, grad_logits)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, row_stats, grad_logits)
 
 
 class _Loss(Function):
@@ -45,32 +73,10 @@ class _Loss(Function):
     makes it from the logits and the row statistics."""
 
     @staticmethod
-    def forward(
-        logits: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        prior: Tensor | None,
-        normalizer: Tensor | None,
-        options: Options,
-        backend: Any,
-        one_step: bool,
-    ) -> tuple[Tensor, ...]:
-        inputs = Inputs(logits, target, weight, prior, normalizer)
-        if backend is not _ops or not target.is_cpu:  # its kernels look at them themselves
-            check_targets(inputs, options)
-        outputs = backend.forward(inputs, options, with_grad=one_step)
-        if one_step and options.inplace:
-            _increment_version(logits)
-            return (*outputs[:3], logits.new_empty(0))
-        return tuple(outputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.options, ctx.backend, ctx.one_step = inputs
-        _, row_stats, predicted, grad_logits = output
-        ctx.mark_non_differentiable(row_stats, predicted, grad_logits)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, row_stats, grad_logits)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output
 
     @staticmethod
     def backward(
@@ -85,6 +91,23 @@ class _Loss(Function):
         if ctx.needs_input_grad[0]:
             grad_logits = _gradient(ctx, grad_loss, row_stats, Inputs(*tensors), stored)
         return grad_logits, *others, None, None, None
+
+
+class _TransformedLoss(_Loss):
+    """The same for torch.func and forward mode. Apart because torch.func wants the context set up
+    by itself, for which autograd takes as long as for all else; and torch.compile wants no jvp."""
+
+    forward = staticmethod(_forward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:5])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        tangent = _jvp(_eager_loss(ctx.options), ctx.saved_tensors[:5], tangents[:5])
+        return tangent, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -104,20 +127,6 @@ class _Loss(Function):
         return (loss, row_stats, predicted, empty), out_dims
 
 
-class _LossWithForwardMode(_Loss):
-    """Apart from `_Loss` because torch.compile takes no Function that has a jvp."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Loss.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:5])
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        tangent = _jvp(_eager_loss(ctx.options), ctx.saved_tensors[:5], tangents[:5])
-        return tangent, None, None, None
-
-
 def _gradient(
     ctx: Any, grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, stored: Tensor
 ) -> Tensor:
@@ -128,7 +137,7 @@ def _gradient(
         if ctx.one_step:
             return (inputs.logits if overwritten else stored) * grad_loss
         return ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
-    if torch.is_grad_enabled() or _in_function_transform():
+    if torch.is_grad_enabled() or _in_transform():
         if overwritten:
             raise RuntimeError(
                 "create_graph=True needs the logits, which inplace=True has overwritten"
@@ -207,9 +216,11 @@ class _Gradient(Function):
 # ---- modes of torch ------------------------------------------------------------------------------
 
 
-def _in_function_transform() -> bool:
-    """Whether a torch.func transform is at work, or a vmap of autograd's."""
-    return torch._C._are_functorch_transforms_active()
+def _in_transform() -> bool:
+    """Whether torch.func or forward mode is at work; torch.compile traces through both itself."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 def _is_read_again(grad_loss: Tensor) -> bool:
