@@ -5,6 +5,7 @@
 // torch from 2.10 on and every Python from 3.10 on. What a user may get wrong is checked in Python,
 // with better words (functional.py).
 #include <Python.h>
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -21,6 +22,9 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#endif
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+#include <dlfcn.h>
 #endif
 
 #include "kernels.h"
@@ -53,10 +57,14 @@ Matrix matrix_of(const Tensor& tensor) {
   return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), spatial ? tensor.stride(2) : 0};
 }
 
-// As one vector or scalar of the accumulate dtype that a kernel can point to.
-std::optional<Tensor> converted(const std::optional<Tensor>& tensor, ScalarType type) {
+// As adjacent elements of a dtype on the logits' device, which a kernel can point to.
+std::optional<Tensor> converted(const std::optional<Tensor>& tensor, ScalarType type,
+                                const Tensor& logits) {
   if (!tensor) return std::nullopt;
-  return torch::stable::contiguous(torch::stable::to(*tensor, type));
+  Tensor result = *tensor;
+  if (result.scalar_type() != type) result = torch::stable::to(result, type);
+  if (result.is_cuda() != logits.is_cuda()) result = torch::stable::to(result, logits.device());
+  return result.is_contiguous() ? result : torch::stable::contiguous(result);
 }
 
 const void* data_or_null(const std::optional<Tensor>& tensor) {
@@ -78,8 +86,6 @@ void advise_huge_pages(const Tensor& tensor) {
 }
 
 // ---- one call -----------------------------------------------------------------------------------
-
-enum class Reduction : int64_t { none, mean, sum };
 
 // What all operators take, in the schema's order.
 #define LABELSMOOTH_OPTIONS_SCHEMA                                                             \
@@ -117,17 +123,15 @@ void check_shapes(const Tensor& logits, const Tensor& target, const std::optiona
   for (const auto& vector : {weight, prior})
     STD_TORCH_CHECK(!vector || (vector->dim() == 1 && vector->size(0) == logits.size(1)),
                     "weight, prior: expected shape (C,)");
-  STD_TORCH_CHECK(!normalizer || (normalizer->numel() == 1 && normalizer->is_cpu()),
-                  "normalizer: expected one value on the CPU");
+  STD_TORCH_CHECK(!normalizer || normalizer->numel() == 1, "normalizer: expected one value");
 }
 
-// A problem for the CPU kernels, with the buffers that it points to.
-template <class T>
-class CpuCall {
+// A problem made of tensors, with the buffers that it points to.
+class Call {
  public:
-  CpuCall(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
-          const std::optional<Tensor>& prior, const std::optional<Tensor>& normalizer,
-          Reduction reduction, int64_t ignore_index, const LossOptions<double>& options)
+  Call(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
+       const std::optional<Tensor>& prior, const std::optional<Tensor>& normalizer,
+       Reduction reduction, int64_t ignore_index, const LossOptions<double>& options)
       : reduction_(reduction), logits_(logits) {
     check_shapes(logits, target, weight, prior, normalizer);
     problem_.dtype = dtype_of(logits);
@@ -139,74 +143,101 @@ class CpuCall {
     problem_.options = options;
 
     const ScalarType type = accumulate_type(logits);
-    weight_ = converted(weight, type);
-    prior_ = converted(prior, type);
+    weight_ = converted(weight, type, logits);
+    prior_ = converted(prior, type, logits);
+    if (reduction == Reduction::mean) normalizer_ = converted(normalizer, type, logits);
     problem_.weight = data_or_null(weight_);
     problem_.prior = data_or_null(prior_);
-    if (weight_ || prior_) make_class_coef();
-    if (!prior_)
-      problem_.class_sums.coef_log =
-          -std::log(static_cast<double>(problem_.classes)) * problem_.class_sums.coef;
-
-    const bool probabilities = target.scalar_type() == logits.scalar_type();
-    if (probabilities) {
+    if (target.scalar_type() == logits.scalar_type()) {
       problem_.target_probs = matrix_of(target);
     } else {
-      target_ = torch::stable::contiguous(torch::stable::to(target, ScalarType::Long));
+      target_ = converted(target, ScalarType::Long, logits);
       problem_.target = static_cast<const int64_t*>(target_->data_ptr());
     }
-    const double target_weight =
-        probabilities ? static_cast<double>(problem_.rows) : sum_target_weights();
-    if (reduction == Reduction::mean) {
-      normalizer_ = converted(normalizer, type);
-      denominator_ = normalizer_ ? *static_cast<const T*>(normalizer_->data_ptr())
-                                 : static_cast<T>(target_weight);
-      problem_.denominator = &denominator_;
-    }
   }
-  CpuCall(const CpuCall&) = delete;
-  CpuCall& operator=(const CpuCall&) = delete;
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   void write_gradient_to(const Tensor& grad_logits) {
     problem_.grad_logits = matrix_of(grad_logits);
   }
 
-  std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
+ protected:
+  // The row losses, row_stats and predicted, for the kernels to write.
+  std::tuple<Tensor, Tensor, Tensor> make_outputs(bool with_stats) {
     std::vector<int64_t> shape = {logits_.size(0)};
     if (logits_.dim() == 3) shape.push_back(problem_.inner);
-    const ScalarType type = accumulate_type(logits_);
     const int64_t stats_shape[] = {with_stats ? 4 : 2, problem_.rows};
+    const ScalarType type = accumulate_type(logits_);
     Tensor loss = torch::stable::new_empty(logits_, shape, type);
     Tensor row_stats = torch::stable::new_empty(logits_, stats_shape, type);
-    const int64_t none = 0;
-    Tensor predicted = with_stats ? torch::stable::new_empty(logits_, shape, ScalarType::Long)
-                                  : torch::stable::new_empty(logits_, {&none, 1}, ScalarType::Long);
-    T* stats = static_cast<T*>(row_stats.data_ptr());
+    if (!with_stats) shape = {0};
+    Tensor predicted = torch::stable::new_empty(logits_, shape, ScalarType::Long);
     problem_.loss = loss.data_ptr();
-    problem_.row_shift = stats;
-    problem_.row_sum_exp = stats + problem_.rows;
+    point_to(row_stats);
     if (with_stats) {
-      problem_.lse = stats + 2 * problem_.rows;
-      problem_.nll = stats + 3 * problem_.rows;
+      problem_.lse = row_of(row_stats, 2);
+      problem_.nll = row_of(row_stats, 3);
       problem_.predicted = static_cast<int64_t*>(predicted.data_ptr());
     }
-    run();
-    return {reduction_ == Reduction::none ? loss : reduced(loss), row_stats, predicted};
+    return {loss, row_stats, predicted};
   }
 
-  void backward(const Tensor& grad_loss, const Tensor& row_stats) {
+  void take_inputs(const Tensor& grad_loss, const Tensor& row_stats) {
     STD_TORCH_CHECK(row_stats.scalar_type() == accumulate_type(logits_) &&
                         row_stats.is_contiguous() && row_stats.numel() >= 2 * problem_.rows,
                     "row_stats: expected what forward returned");
     STD_TORCH_CHECK(grad_loss.numel() == (reduction_ == Reduction::none ? problem_.rows : 1),
                     "grad_loss: expected the shape of the loss");
-    const Tensor grad =
-        torch::stable::contiguous(torch::stable::to(grad_loss, accumulate_type(logits_)));
-    T* stats = static_cast<T*>(row_stats.data_ptr());
-    problem_.row_shift = stats;
-    problem_.row_sum_exp = stats + problem_.rows;
-    problem_.grad_loss = grad.data_ptr();
+    grad_loss_ = converted(grad_loss, accumulate_type(logits_), logits_);
+    problem_.grad_loss = grad_loss_->data_ptr();
     problem_.grad_loss_stride = reduction_ == Reduction::none ? 1 : 0;
+    point_to(row_stats);
+  }
+
+  LossProblem problem_;
+  Reduction reduction_;
+  Tensor logits_;
+  std::optional<Tensor> weight_, prior_, target_, normalizer_, grad_loss_;
+
+ private:
+  void* row_of(const Tensor& row_stats, int64_t row) const {
+    return static_cast<char*>(row_stats.data_ptr()) +
+           row * problem_.rows * static_cast<int64_t>(row_stats.element_size());
+  }
+  void point_to(const Tensor& row_stats) {
+    problem_.row_shift = row_of(row_stats, 0);
+    problem_.row_sum_exp = row_of(row_stats, 1);
+  }
+};
+
+// T is the accumulate dtype.
+template <class T>
+class CpuCall : public Call {
+ public:
+  template <class... Arguments>
+  explicit CpuCall(Arguments&&... arguments) : Call(std::forward<Arguments>(arguments)...) {
+    if (weight_ || prior_) make_class_coef();
+    if (!prior_)
+      problem_.class_sums.coef_log =
+          -std::log(static_cast<double>(problem_.classes)) * problem_.class_sums.coef;
+    const double target_weight =
+        problem_.target ? sum_target_weights() : static_cast<double>(problem_.rows);
+    if (reduction_ == Reduction::mean) {
+      denominator_ = normalizer_ ? *static_cast<const T*>(normalizer_->data_ptr())
+                                 : static_cast<T>(target_weight);
+      problem_.denominator = &denominator_;
+    }
+  }
+
+  std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
+    auto [loss, row_stats, predicted] = make_outputs(with_stats);
+    run();
+    return {reduction_ == Reduction::none ? loss : reduced(loss), row_stats, predicted};
+  }
+
+  void backward(const Tensor& grad_loss, const Tensor& row_stats) {
+    take_inputs(grad_loss, row_stats);
     run();
   }
 
@@ -268,23 +299,79 @@ class CpuCall {
     return loss;
   }
 
-  LossProblem problem_;
-  Reduction reduction_;
-  Tensor logits_;
-  std::optional<Tensor> weight_, prior_, target_, normalizer_;
   std::vector<T> class_coef_;
   T denominator_ = 1;
 };
 
-// run(CpuCall<double>&) or run(CpuCall<float>&)
-template <class Run, class... Arguments>
-auto with_cpu_call(Run run, const Tensor& logits, Arguments&&... arguments) {
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+
+// The stream that torch is on. Asked for by name: a torch without CUDA has no such function, and
+// must be able to load this library.
+void* current_stream(int32_t device) {
+  using Ask = AOTITorchError (*)(int32_t, void**);
+  const auto ask = reinterpret_cast<Ask>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  STD_TORCH_CHECK(ask, "this torch has no CUDA");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(ask(device, &stream));
+  return stream;
+}
+
+void check_cuda(int error) {
+  STD_TORCH_CHECK(error == 0, "CUDA kernels of labelsmooth: ", cuda::error_string(error));
+}
+
+class CudaCall : public Call {
+ public:
+  template <class... Arguments>
+  explicit CudaCall(const Tensor& logits, Arguments&&... arguments)
+      : Call(logits, std::forward<Arguments>(arguments)...), guard_(logits.get_device_index()) {
+    check_cuda(cuda::set_device(logits.get_device_index()));
+  }
+
+  std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
+    auto [loss, row_stats, predicted] = make_outputs(with_stats);
+    if (reduction_ == Reduction::none) {
+      run(nullptr);
+      return {loss, row_stats, predicted};
+    }
+    Tensor reduced = torch::stable::new_empty(loss, {});
+    run(reduced.data_ptr());
+    return {reduced, row_stats, predicted};
+  }
+
+  void backward(const Tensor& grad_loss, const Tensor& row_stats) {
+    take_inputs(grad_loss, row_stats);
+    run(nullptr);
+  }
+
+ private:
+  void run(void* reduced_loss) const {
+    const int64_t bytes = cuda::workspace_bytes(problem_);
+    const Tensor workspace = torch::stable::new_empty(logits_, {&bytes, 1}, ScalarType::Byte);
+    check_cuda(cuda::run(problem_, reduction_, data_or_null(normalizer_), reduced_loss,
+                         workspace.data_ptr(), current_stream(logits_.get_device_index())));
+  }
+
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+#endif
+
+// use(call), where call is what the logits' device and dtype ask for.
+template <class Use, class... Arguments>
+auto with_call(Use use, const Tensor& logits, Arguments&&... arguments) {
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+  if (logits.is_cuda()) {
+    CudaCall call(logits, std::forward<Arguments>(arguments)...);
+    return use(call);
+  }
+#endif
   if (logits.scalar_type() == ScalarType::Double) {
     CpuCall<double> call(logits, std::forward<Arguments>(arguments)...);
-    return run(call);
+    return use(call);
   }
   CpuCall<float> call(logits, std::forward<Arguments>(arguments)...);
-  return run(call);
+  return use(call);
 }
 
 // ---- operators ----------------------------------------------------------------------------------
@@ -298,9 +385,9 @@ Tensor new_gradient(const Tensor& logits) {
 // Returns loss, row_stats, predicted and the gradient, if it is wanted: `loss` (), or (N,) for
 // "none"; `row_stats` (2, N) shift and sum of exponentials, with_stats (4, N) the lse and nll
 // too; `predicted` (N,) with_stats.
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(Tensor logits, Tensor target,
-                                                       LABELSMOOTH_OPTIONS, bool with_grad,
-                                                       bool with_stats) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor logits, Tensor target,
+                                                   LABELSMOOTH_OPTIONS, bool with_grad,
+                                                   bool with_stats) {
   const auto run = [&](auto& call) {
     const int64_t none = 0;
     Tensor grad_logits =
@@ -308,37 +395,61 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(Tensor logits, Tensor tar
     if (with_grad) call.write_gradient_to(grad_logits);
     return std::tuple_cat(call.forward(with_stats), std::make_tuple(grad_logits));
   };
-  return with_cpu_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
 // The gradient overwrites the logits.
-std::tuple<Tensor, Tensor, Tensor> forward_inplace_cpu(Tensor logits, Tensor target,
-                                                       LABELSMOOTH_OPTIONS, bool with_stats) {
+std::tuple<Tensor, Tensor, Tensor> forward_inplace(Tensor logits, Tensor target,
+                                                   LABELSMOOTH_OPTIONS, bool with_stats) {
   const auto run = [&](auto& call) {
     call.write_gradient_to(logits);
     return call.forward(with_stats);
   };
-  return with_cpu_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
-Tensor backward_cpu(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
-                    LABELSMOOTH_OPTIONS) {
+Tensor backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
+                LABELSMOOTH_OPTIONS) {
   const auto run = [&](auto& call) {
     Tensor grad_logits = new_gradient(logits);
     call.write_gradient_to(grad_logits);
     call.backward(grad_loss, row_stats);
     return grad_logits;
   };
-  return with_cpu_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
-void backward_inplace_cpu(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
-                          LABELSMOOTH_OPTIONS) {
+void backward_inplace(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
+                      LABELSMOOTH_OPTIONS) {
   const auto run = [&](auto& call) {
     call.write_gradient_to(logits);
     call.backward(grad_loss, row_stats);
   };
-  with_cpu_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+}
+
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+
+// grad_logits *= grad_loss, decided on the device: nothing is read or written if that is 1.
+void scale(Tensor grad_logits, Tensor grad_loss) {
+  const auto factor = converted(grad_loss, accumulate_type(grad_logits), grad_logits);
+  STD_TORCH_CHECK(factor->numel() == 1, "grad_loss: expected one value");
+  STD_TORCH_CHECK(grad_logits.is_contiguous(), "grad_logits: expected a contiguous tensor");
+  const int32_t device = grad_logits.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  check_cuda(cuda::set_device(device));
+  check_cuda(cuda::scale(dtype_of(grad_logits), grad_logits.data_ptr(), grad_logits.numel(),
+                         factor->data_ptr(), current_stream(device)));
+}
+
+#endif
+
+template <class Library>
+void implement(Library& m) {
+  m.impl("forward", TORCH_BOX(&forward));
+  m.impl("forward_", TORCH_BOX(&forward_inplace));
+  m.impl("backward", TORCH_BOX(&backward));
+  m.impl("backward_", TORCH_BOX(&backward_inplace));
 }
 
 }  // namespace
@@ -356,14 +467,16 @@ STABLE_TORCH_LIBRARY(labelsmooth, m) {
   m.def(
       "backward_(Tensor grad_loss, Tensor(a!) logits, Tensor target, Tensor "
       "row_stats, " LABELSMOOTH_OPTIONS_SCHEMA ") -> ()");
+  m.def("scale_(Tensor(a!) grad_logits, Tensor grad_loss) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CPU, m) {
-  m.impl("forward", TORCH_BOX(&labelsmooth::forward_cpu));
-  m.impl("forward_", TORCH_BOX(&labelsmooth::forward_inplace_cpu));
-  m.impl("backward", TORCH_BOX(&labelsmooth::backward_cpu));
-  m.impl("backward_", TORCH_BOX(&labelsmooth::backward_inplace_cpu));
+STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CPU, m) { labelsmooth::implement(m); }
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CUDA, m) {
+  labelsmooth::implement(m);
+  m.impl("scale_", TORCH_BOX(&labelsmooth::scale));
 }
+#endif
 
 // Importing labelsmooth._C registers the operators; the module itself says what was built.
 PyMODINIT_FUNC PyInit__C() {
@@ -376,8 +489,15 @@ PyMODINIT_FUNC PyInit__C() {
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
   }
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+  const char* cuda_architectures = LABELSMOOTH_CUDA_ARCHITECTURES;
+#else
+  const char* cuda_architectures = "";
+#endif
   PyObject* module = PyModule_Create(&definition);
-  if (module && PyModule_AddStringConstant(module, "cpu_instruction_set", instruction_set) != 0) {
+  if (module &&
+      (PyModule_AddStringConstant(module, "cpu_instruction_set", instruction_set) != 0 ||
+       PyModule_AddStringConstant(module, "cuda_architectures", cuda_architectures) != 0)) {
     Py_DECREF(module);
     return nullptr;
   }

@@ -19,7 +19,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #if defined(__CUDACC__)
 #define LABELSMOOTH_HD __host__ __device__ __forceinline__
@@ -50,8 +49,8 @@ struct ClassSums {
 
 LABELSMOOTH_HD float select(bool condition, float a, float b) { return condition ? a : b; }
 LABELSMOOTH_HD double select(bool condition, double a, double b) { return condition ? a : b; }
-LABELSMOOTH_HD float max(float a, float b) { return a > b ? a : b; }
-LABELSMOOTH_HD double max(double a, double b) { return a > b ? a : b; }
+LABELSMOOTH_HD float max(float a, float b) { return ::fmaxf(a, b); }
+LABELSMOOTH_HD double max(double a, double b) { return ::fmax(a, b); }
 LABELSMOOTH_HD float exp(float x) { return ::expf(x); }
 LABELSMOOTH_HD double exp(double x) { return ::exp(x); }
 LABELSMOOTH_HD float log(float x) { return ::logf(x); }
@@ -61,7 +60,7 @@ LABELSMOOTH_HD double tanh(double x) { return ::tanh(x); }
 
 template <class T>
 LABELSMOOTH_HD T infinity() {
-  return T(std::numeric_limits<float>::infinity());
+  return T(HUGE_VALF);
 }
 
 // x where it is finite, else 0: a point that differences may be taken to.
@@ -96,6 +95,26 @@ LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {
   if (!(options.softcap > 0)) return T(options.logit_scale);
   const T ratio = x / T(options.softcap);
   return T(options.logit_scale) * (T(1) - ratio * ratio);
+}
+
+// ---- class probabilities as the target ----------------------------------------------------------
+
+// What takes the place of beta v_c: w_c q_c, where `weighted_prob` is w_c t_c.
+template <class T, class S>
+LABELSMOOTH_HD T soft_coef(T class_coef, T weighted_prob, S beta, S kappa) {
+  return T(beta) * class_coef + T(kappa) * weighted_prob;
+}
+
+// One class of sum_c w_c q_c log q_c.
+template <class T, class S>
+LABELSMOOTH_HD T soft_negative_entropy(T weight, T prior, T prob, S beta, S kappa) {
+  return weight * x_log_x(T(beta) * prior + T(kappa) * prob);
+}
+
+// One class of sum_c t_c (lse - x_c), from lse and x_c less the same reference.
+template <class T>
+LABELSMOOTH_HD T soft_nll(T prob, T lse, T x) {
+  return weighted(prob, lse - x);
 }
 
 // ---- row statistics -----------------------------------------------------------------------------

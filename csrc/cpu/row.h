@@ -76,11 +76,13 @@ struct Row {
   // beta v_c, and kappa w_c t_c on top where the target is class probabilities.
   template <bool whole>
   LABELSMOOTH_HD V coef_at(int64_t c, int64_t count, T beta, T kappa) const {
-    V coef = V(beta) * (has_vectors ? classes_at<whole>(class_coef, c, count) : V(uniform));
+    V coef = has_vectors ? classes_at<whole>(class_coef, c, count) : V(uniform);
     if constexpr (soft) {
-      V probs = V(kappa) * classes_at<whole>(target_probs, c, count);
+      V probs = classes_at<whole>(target_probs, c, count);
       if (has_vectors && weight) probs = probs * classes_at<whole>(weight, c, count);
-      coef = coef + probs;
+      coef = soft_coef(coef, probs, beta, kappa);
+    } else {
+      coef = V(beta) * coef;
     }
     return whole ? coef : V::first(count, coef, V(T(0)));
   }

@@ -213,8 +213,8 @@ class RowKernel {
   T negative_entropy_of_probs() const {
     T sum = 0;
     for (int64_t c = 0; c < classes_; ++c)
-      sum += weight(c) *
-             x_log_x(terms_.beta * prior(c) + terms_.kappa * load_one(row_.target_probs + c));
+      sum += soft_negative_entropy(weight(c), prior(c), T(load_one(row_.target_probs + c)),
+                                   terms_.beta, terms_.kappa);
     return sum;
   }
 
@@ -223,7 +223,7 @@ class RowKernel {
     if constexpr (soft) {
       T sum = 0;
       for (int64_t c = 0; c < classes_; ++c)
-        sum += weighted(load_one(row_.target_probs + c), lse - (logit(c) - stats_.shift));
+        sum += soft_nll(T(load_one(row_.target_probs + c)), lse, logit(c) - stats_.shift);
       return sum;
     } else {
       return lse - (logit(target_) - stats_.shift);
