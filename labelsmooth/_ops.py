@@ -1,5 +1,7 @@
 """The compiled kernels as a backend: the operators of csrc/ops.cpp and their fake versions."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,9 +35,10 @@ def _index_error(error: RuntimeError) -> Exception:
     return IndexError(rest.partition("</IndexError>")[0]) if begin else error
 
 
-def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
+def forward(
+    inputs: Inputs, options: Options, *, with_grad: bool, ops: Any = torch.ops.labelsmooth
+) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    ops = torch.ops.labelsmooth
     shared = _arguments(inputs, options)
     try:
         if with_grad and options.inplace:
@@ -48,10 +51,15 @@ def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
 
 
 def backward(
-    grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: Inputs,
+    options: Options,
+    *,
+    inplace: bool,
+    ops: Any = torch.ops.labelsmooth,
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    ops = torch.ops.labelsmooth
     arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
     if inplace:
         ops.backward_.default(*arguments)
@@ -78,23 +86,29 @@ def _fake_outputs(
     return loss, row_stats, logits.new_empty(rows if with_stats else 0, dtype=torch.int64)
 
 
-@torch.library.register_fake("labelsmooth::forward")
-def _(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+def _fake_forward(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
     *_, with_grad, with_stats = options
     grad_logits = torch.empty_like(logits) if with_grad else logits.new_empty(0)
     return *_fake_outputs(logits, reduction, with_stats), grad_logits
 
 
-@torch.library.register_fake("labelsmooth::forward_")
-def _(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+def _fake_forward_(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
     return _fake_outputs(logits, reduction, options[-1])
 
 
-@torch.library.register_fake("labelsmooth::backward")
-def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+def _fake_backward(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return torch.empty_like(logits)
 
 
-@torch.library.register_fake("labelsmooth::backward_")
-def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return None
+
+
+FAKES = {
+    "forward": _fake_forward,
+    "forward_": _fake_forward_,
+    "backward": _fake_backward,
+    "backward_": _fake_backward_,
+}
+for _name, _fake in FAKES.items():
+    torch.library.register_fake(f"labelsmooth::{_name}", _fake)

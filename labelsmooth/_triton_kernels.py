@@ -32,10 +32,12 @@ from ._triton_math import (
     negative_entropy,
     row_loss,
     row_terms,
+    soft_coef,
+    soft_negative_entropy,
+    soft_nll,
     transform_logit,
     transform_slope,
     weighted,
-    x_log_x,
 )
 
 
@@ -68,7 +70,7 @@ class Sums(NamedTuple):
     coef_sum: tl.tensor
     entropy: tl.tensor  # sum_c w_c q_c log q_c, for class probabilities t_c
     prob_sum: tl.tensor  # sum_c t_c
-    prob_dot: tl.tensor  # sum_c t_c (x_c - reference)
+    prob_nll: tl.tensor  # sum_c t_c (reference - x_c)
     best: tl.tensor  # the first class of the largest logit, or of NaN
 
 
@@ -210,9 +212,9 @@ def of_classes(vector, constant, rows, c):
 
 @triton.jit
 def soft_coef_at(rows, c, beta, kappa, dtype: tl.constexpr):
-    """beta v_c + kappa w_c t_c"""
-    probs = of_classes(rows.weight, 1.0, rows, c) * target_probs_at(rows, c)
-    return beta * of_classes(rows.class_coef, uniform(rows, dtype), rows, c) + kappa * probs
+    class_coef = of_classes(rows.class_coef, uniform(rows, dtype), rows, c)
+    weighted_probs = of_classes(rows.weight, 1.0, rows, c) * target_probs_at(rows, c)
+    return soft_coef(class_coef, weighted_probs, beta, kappa)
 
 
 # ---- statistics ----------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def combine_sums(a, b):
         stats.coef_sum,
         a.entropy + b.entropy,
         a.prob_sum + b.prob_sum,
-        a.prob_dot + b.prob_dot,
+        a.prob_nll + b.prob_nll,
         tl.where(b_largest > a_largest, b.best, a.best),
     )
 
@@ -264,19 +266,19 @@ def sums_of_tile(rows, x, c, reference, terms, options, WITH_STATS: tl.constexpr
     coef_sum = tl.zeros_like(shift)
     entropy = tl.zeros_like(shift)
     prob_sum = tl.zeros_like(shift)
-    prob_dot = tl.zeros_like(shift)
+    prob_nll = tl.zeros_like(shift)
     if rows.target.dtype.is_ptr():
         coef = soft_coef_at(rows, c, terms.beta, terms.kappa, dtype)
         coef_sum = tl.sum(coef, 1, keep_dims=True)
         probs = target_probs_at(rows, c)
         if options.kl_div:
             prior = of_classes(rows.prior, uniform(rows, dtype), rows, c)
-            q = terms.beta * prior + terms.kappa * probs
             weight = of_classes(rows.weight, 1.0, rows, c)
-            entropy = tl.sum(weight * x_log_x(q), 1, keep_dims=True)
+            entropy = soft_negative_entropy(weight, prior, probs, terms.beta, terms.kappa)
+            entropy = tl.sum(entropy, 1, keep_dims=True)
         if WITH_STATS:
             prob_sum = tl.sum(probs, 1, keep_dims=True)
-            prob_dot = tl.sum(weighted(probs, difference), 1, keep_dims=True)
+            prob_nll = tl.sum(soft_nll(probs, 0.0, difference), 1, keep_dims=True)
     else:
         coef = of_classes(rows.class_coef, uniform(rows, dtype), rows, c)
         difference = tl.where(c == rows.target, 0.0, difference)
@@ -286,7 +288,7 @@ def sums_of_tile(rows, x, c, reference, terms, options, WITH_STATS: tl.constexpr
         largest = tl.where(x == x, x, float("inf"))
         best = tl.min(tl.where(largest == tl.max(largest, 1, keep_dims=True), c, rows.classes), 1)
         best = best.to(tl.int64)[:, None]
-    return Sums(shift, sum_exp, coef_dot, coef_sum, entropy, prob_sum, prob_dot, best)
+    return Sums(shift, sum_exp, coef_dot, coef_sum, entropy, prob_sum, prob_nll, best)
 
 
 @triton.jit
@@ -390,11 +392,6 @@ def soft_loss(stats, terms, reference, options):
 
 
 @triton.jit
-def soft_nll(sums, stats, reference, options):
-    return weighted(sums.prob_sum, log_sum_exp_from(reference, stats, options)) - sums.prob_dot
-
-
-@triton.jit
 def of_good_rows(rows, value):
     return tl.where(rows.bad, float("nan"), tl.where(rows.ignored, 0.0, value))
 
@@ -451,20 +448,10 @@ def loss_kernel(
     target_outer,
     target_stride,
     target_inner,
-    grad_logits,  # None: no gradient
-    grad_outer,
-    grad_stride,
-    grad_inner,
-    scale,  # of the gradient: (N,), or one number and stride 0; None: 1
-    scale_stride,
     weight,  # (C,) each, or None
     prior,
     class_coef,
     class_sums,  # (2,), or None
-    parts,  # (8, N, PARTS)
-    loss,  # (N,)
-    row_stats,  # (2, N), or (4, N) with statistics
-    predicted,  # (N,)
     outer,
     inner,
     classes,
@@ -476,6 +463,16 @@ def loss_kernel(
     OVER_OTHERS: tl.constexpr,
     KL_DIV: tl.constexpr,
     FROM_LOG_PROBS: tl.constexpr,
+    grad_logits,  # None: no gradient
+    grad_outer,
+    grad_stride,
+    grad_inner,
+    scale,  # of the gradient: (N,), or one number and stride 0; None: 1
+    scale_stride,
+    loss,  # (N,)
+    row_stats,  # (2, N), or (4, N) with statistics
+    predicted,  # (N,)
+    parts,  # (8, N, PARTS)
     WITH_STATS: tl.constexpr,
     STAGE: tl.constexpr,
     PARTS: tl.constexpr,
@@ -549,7 +546,8 @@ def loss_kernel(
             if SOFT:
                 terms = with_mass(terms, stats.coef_sum)
                 row_losses = soft_loss(stats, terms, reference, options) + sums.entropy
-                nll = soft_nll(sums, stats, reference, options)
+                lse = log_sum_exp_from(reference, stats, options)
+                nll = weighted(sums.prob_sum, lse) + sums.prob_nll
             else:
                 row_losses = row_loss(stats, terms, target_logit, reference, options)
                 if KL_DIV:

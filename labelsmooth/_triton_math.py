@@ -82,6 +82,24 @@ def transform_slope(x, options):
         return options.logit_scale * (1 - ratio * ratio)
 
 
+# ---- class probabilities as the target -----------------------------------------------------------
+
+
+@triton.jit
+def soft_coef(class_coef, weighted_prob, beta, kappa):
+    return beta * class_coef + kappa * weighted_prob
+
+
+@triton.jit
+def soft_negative_entropy(weight, prior, prob, beta, kappa):
+    return weight * x_log_x(beta * prior + kappa * prob)
+
+
+@triton.jit
+def soft_nll(prob, lse, x):
+    return weighted(prob, lse - x)
+
+
 # ---- row statistics ------------------------------------------------------------------------------
 
 

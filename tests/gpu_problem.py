@@ -6,7 +6,7 @@ and statistics against tests/reference.py, and that nothing else was written. Lo
 probabilities, lie within a larger buffer, laid out as `case.layout` says.
 
 Where a target is no class, loss, nll and gradient of its row must be NaN and those of the others as
-if it were class 0.
+if its row were ignored.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _truth(inputs: Inputs, options: Options, grad_loss: Tensor) -> tuple[Referen
     if not target.is_floating_point():
         classes = inputs.logits.shape[1]
         bad = (target != options.ignore_index) & ((target < 0) | (target >= classes))
-        target = target.where(~bad, 0)
+        target = target.where(~bad, options.ignore_index)
     truth = reference(
         inputs.logits,
         target,

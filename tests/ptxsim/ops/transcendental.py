@@ -32,7 +32,7 @@ def approximate(i: Instruction, access: Access, fn: Function) -> Step:
         result = value(*inputs)
         launch = f.machine.launch
         if noisy and launch.noise:
-            result = nudged(result, launch.noise, launch.rng)
+            result = nudged(result, launch.noise, launch.seed)
         if ftz and noisy:
             result = flushed(result)
         write(f, result)
