@@ -108,7 +108,7 @@ def _rows(inputs: Inputs, classes: _Classes, options: Options) -> _Rows:
 
 def _beta_and_target_prob(target_prior: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """beta and q_y of each row."""
-    a = torch.full_like(target_prior, options.label_smoothing)
+    a = torch.zeros_like(target_prior) + options.label_smoothing
     if options.smooth_over == "all":
         return a, 1 - a + a * target_prior
     return a / (1 - target_prior) if options.label_smoothing > 0 else a, 1 - a

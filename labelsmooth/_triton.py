@@ -3,7 +3,7 @@
 For GPUs without the CUDA extension, AMD's included; on CPU tensors under TRITON_INTERPRET=1.
 """
 
-import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,19 +16,23 @@ from . import _eager, _ops
 from ._problem import Inputs, Options, Outputs
 from ._triton_kernels import loss_kernel
 
-OPS = torch.ops.labelsmooth_triton
+
+def _run(name: str, *arguments: object) -> Any:
+    if torch.compiler.is_compiling():  # label_smoothing is a tensor then, see _ops.py
+        name += "traced" if name.endswith("_") else "_traced"
+    return getattr(torch.ops.labelsmooth_triton, name).default(*arguments)
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    return _ops.forward(inputs, options, with_grad=with_grad, ops=OPS)
+    return _ops.forward(inputs, options, with_grad=with_grad, run=_run)
 
 
 def backward(
     grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    return _ops.backward(grad_loss, row_stats, inputs, options, inplace=inplace, ops=OPS)
+    return _ops.backward(grad_loss, row_stats, inputs, options, inplace=inplace, run=_run)
 
 
 # ---- how the logits are divided ------------------------------------------------------------------
@@ -124,7 +128,7 @@ class Call:
         normalizer: Tensor | None,
         ignore_index: int,
         reduction: int,
-        label_smoothing: float,
+        label_smoothing: float | Tensor,
         over_others: bool,
         kl_div: bool,
         from_log_probs: bool,
@@ -152,7 +156,7 @@ class Call:
                 self.denominator = normalizer.to(logits.device, self.dtype)
 
         soft = target.dtype == logits.dtype
-        numbers = (label_smoothing, lse_square_scale, logit_scale, softcap or None)
+        self.in_memory = self.dtype == torch.float64 or isinstance(label_smoothing, Tensor)
         self.arguments = (
             logits,
             *_strides(logits),
@@ -163,17 +167,23 @@ class Call:
             self.inner,
             self.classes,
             ignore_index,
-            *(None if number is None else self._number(number) for number in numbers),
+            *self._numbers(label_smoothing, lse_square_scale, logit_scale, softcap or None),
+            self.in_memory,
             over_others,
             kl_div,
             from_log_probs,
         )
 
-    def _number(self, number: float) -> float | Tensor:
-        """A launch takes a number as float32; float64 comes in memory."""
-        if self.dtype == torch.float32:
-            return number
-        return torch.full((), number, dtype=self.dtype, device=self.logits.device)
+    def _numbers(self, *numbers: float | Tensor | None) -> tuple[float | Tensor | None, ...]:
+        """A launch takes a number as float32: those of float64 come in memory, and so do all where
+        one of them is a tensor."""
+        if not self.in_memory:
+            return numbers
+        made = {"dtype": self.dtype, "device": self.logits.device}
+        return tuple(
+            n if n is None else n.to(**made) if isinstance(n, Tensor) else torch.full((), n, **made)
+            for n in numbers
+        )
 
     def scale(self, grad_loss: Tensor | None) -> Tensor | None:
         if self.denominator is None:
@@ -243,39 +253,42 @@ def _run_backward(call: Call, grad_loss: Tensor, row_stats: Tensor, grad_logits:
 # ---- operators, of the schemas of csrc/ops.cpp ---------------------------------------------------
 
 
-def _operator(function: Any) -> Any:
-    name = function.__name__
+def _forward(logits, target, *options):  # type: ignore[no-untyped-def]
+    *options, with_grad, with_stats = options
+    grad_logits = torch.empty_like(logits) if with_grad else None
+    made = _run_forward(Call(logits, target, *options), grad_logits, with_stats=with_stats)
+    return *made, logits.new_empty(0) if grad_logits is None else grad_logits
+
+
+def _forward_(logits, target, *options):  # type: ignore[no-untyped-def]
+    *options, with_stats = options
+    return _run_forward(Call(logits, target, *options), logits, with_stats=with_stats)
+
+
+def _backward(grad_loss, logits, target, row_stats, *options):  # type: ignore[no-untyped-def]
+    grad_logits = torch.empty_like(logits)
+    _run_backward(Call(logits, target, *options), grad_loss, row_stats, grad_logits)
+    return grad_logits
+
+
+def _backward_(grad_loss, logits, target, row_stats, *options):  # type: ignore[no-untyped-def]
+    _run_backward(Call(logits, target, *options), grad_loss, row_stats, logits)
+
+
+def _define(function: Callable[..., Any]) -> None:
+    """The operator, and the one that torch.compile takes."""
+    name = function.__name__.removeprefix("_")
     schema = getattr(torch.ops.labelsmooth, name).default._schema
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
-    signature = str(schema).partition(f"::{name}")[2]
-    operator = triton_op(
-        f"labelsmooth_triton::{name}", function, mutates_args=written, schema=signature
-    )
-    operator.register_fake(_ops.FAKES[name])
-    return operator
+    signature = "(" + str(schema).partition("(")[2]
+    traced = signature.replace("float label_smoothing", "Tensor label_smoothing")
+    suffix = "traced" if name.endswith("_") else "_traced"
+    for defined, of in ((name, signature), (name + suffix, traced)):
+        operator = triton_op(
+            f"labelsmooth_triton::{defined}", function, mutates_args=written, schema=of
+        )
+        operator.register_fake(_ops.FAKES[name])
 
 
-def _operators() -> None:
-    def forward(logits, target, *options):  # type: ignore[no-untyped-def]
-        *options, with_grad, with_stats = options
-        grad_logits = torch.empty_like(logits) if with_grad else None
-        made = _run_forward(Call(logits, target, *options), grad_logits, with_stats=with_stats)
-        return *made, logits.new_empty(0) if grad_logits is None else grad_logits
-
-    def forward_(logits, target, *options):  # type: ignore[no-untyped-def]
-        *options, with_stats = options
-        return _run_forward(Call(logits, target, *options), logits, with_stats=with_stats)
-
-    def backward(grad_loss, logits, target, row_stats, *options):  # type: ignore[no-untyped-def]
-        grad_logits = torch.empty_like(logits)
-        _run_backward(Call(logits, target, *options), grad_loss, row_stats, grad_logits)
-        return grad_logits
-
-    def backward_(grad_loss, logits, target, row_stats, *options):  # type: ignore[no-untyped-def]
-        _run_backward(Call(logits, target, *options), grad_loss, row_stats, logits)
-
-    for function in (forward, forward_, backward, backward_):
-        _operator(function)
-
-
-_operators()
+for _function in (_forward, _forward_, _backward, _backward_):
+    _define(_function)

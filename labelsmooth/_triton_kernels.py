@@ -78,9 +78,8 @@ class Sums(NamedTuple):
 
 
 @triton.jit
-def scalar(value, dtype: tl.constexpr):
-    """A number; or, for float64, which a launch would round to float32, a pointer to it."""
-    if dtype == tl.float64:
+def scalar(value, IN_MEMORY: tl.constexpr, dtype: tl.constexpr):
+    if IN_MEMORY:
         return tl.load(value)
     else:  # noqa: RET505
         return tl.full((), value, dtype)
@@ -92,6 +91,7 @@ def options_of(
     lse_square_scale,
     logit_scale,
     softcap,
+    IN_MEMORY: tl.constexpr,
     OVER_OTHERS: tl.constexpr,
     KL_DIV: tl.constexpr,
     FROM_LOG_PROBS: tl.constexpr,
@@ -99,11 +99,11 @@ def options_of(
 ):
     cap = None
     if softcap is not None:
-        cap = scalar(softcap, dtype)
+        cap = scalar(softcap, IN_MEMORY, dtype)
     return LossOptions(
-        scalar(label_smoothing, dtype),
-        scalar(lse_square_scale, dtype),
-        scalar(logit_scale, dtype),
+        scalar(label_smoothing, IN_MEMORY, dtype),
+        scalar(lse_square_scale, IN_MEMORY, dtype),
+        scalar(logit_scale, IN_MEMORY, dtype),
         cap,
         OVER_OTHERS,
         KL_DIV,
@@ -460,6 +460,7 @@ def loss_kernel(
     lse_square_scale,
     logit_scale,
     softcap,
+    IN_MEMORY: tl.constexpr,  # the four numbers are pointers
     OVER_OTHERS: tl.constexpr,
     KL_DIV: tl.constexpr,
     FROM_LOG_PROBS: tl.constexpr,
@@ -486,6 +487,7 @@ def loss_kernel(
         lse_square_scale,
         logit_scale,
         softcap,
+        IN_MEMORY,
         OVER_OTHERS,
         KL_DIV,
         FROM_LOG_PROBS,

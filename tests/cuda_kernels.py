@@ -11,14 +11,11 @@ import ctypes
 import functools
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from ptxsim import CudaLibrary, Device, build_library
-from torch import Tensor
+from ptxsim import CudaLibrary, build_library
 
 import labelsmooth
-from labelsmooth._problem import Options
 
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
