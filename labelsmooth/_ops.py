@@ -11,6 +11,8 @@ from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
+Run = Callable[..., Any]  # an operator by its name
+
 
 def _arguments(inputs: Inputs, options: Options) -> tuple[object, ...]:
     """The arguments that all operators share, in the schema's order."""
@@ -39,27 +41,6 @@ def _index_error(error: RuntimeError) -> Exception:
     return IndexError(rest.partition("</IndexError>")[0]) if begin else error
 
 
-def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
-    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    shared = _arguments(inputs, options)
-    if with_grad and options.inplace:
-        made = _run("forward_", *inputs[:2], *shared, options.return_stats)
-        return Outputs(*made, inputs.logits)
-    return Outputs(*_run("forward", *inputs[:2], *shared, with_grad, options.return_stats))
-
-
-def backward(
-    grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
-) -> Tensor:
-    """The gradient of the logits, from the statistics that forward left."""
-    arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
-    if inplace:
-        _run("backward_", *arguments)
-        return inputs.logits
-    grad_logits: Tensor = _run("backward", *arguments)
-    return grad_logits
-
-
 def _run(name: str, *arguments: object) -> Any:
     operator = getattr(torch.ops.labelsmooth, name)
     if torch.compiler.is_compiling():
@@ -68,6 +49,33 @@ def _run(name: str, *arguments: object) -> Any:
         return operator.default(*arguments)
     except RuntimeError as error:
         raise _index_error(error) from None
+
+
+def forward(inputs: Inputs, options: Options, *, with_grad: bool, run: Run = _run) -> Outputs:
+    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
+    shared = _arguments(inputs, options)
+    if with_grad and options.inplace:
+        made = run("forward_", *inputs[:2], *shared, options.return_stats)
+        return Outputs(*made, inputs.logits)
+    return Outputs(*run("forward", *inputs[:2], *shared, with_grad, options.return_stats))
+
+
+def backward(
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: Inputs,
+    options: Options,
+    *,
+    inplace: bool,
+    run: Run = _run,
+) -> Tensor:
+    """The gradient of the logits, from the statistics that forward left."""
+    arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
+    if inplace:
+        run("backward_", *arguments)
+        return inputs.logits
+    grad_logits: Tensor = run("backward", *arguments)
+    return grad_logits
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
@@ -106,6 +114,13 @@ def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return None
 
 
+FAKES = {
+    "forward": _fake_forward,
+    "forward_": _fake_forward_,
+    "backward": _fake_backward,
+    "backward_": _fake_backward_,
+}
+
 # ---- traced versions -----------------------------------------------------------------------------
 
 
@@ -128,7 +143,5 @@ def _define_traced(name: str, fake: Callable[..., Any]) -> None:
         torch.library.register_fake(f"labelsmooth::{overload}", fake)
 
 
-_define_traced("forward", _fake_forward)
-_define_traced("forward_", _fake_forward_)
-_define_traced("backward", _fake_backward)
-_define_traced("backward_", _fake_backward_)
+for _name, _fake in FAKES.items():
+    _define_traced(_name, _fake)

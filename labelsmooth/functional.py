@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _eager, _ops
 from ._autograd import apply
+from ._backends import choose_backend
 from ._checks import check_call, check_prior
 from ._problem import Backend, Inputs, Objective, Options, Reduction, SmoothOver
 
@@ -79,7 +79,7 @@ def loss(
     check_call(logits, target, weight, prior, normalizer, options)
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
     inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
-    outputs = apply(inputs, options, _choose_backend(logits, options))
+    outputs = apply(inputs, options, choose_backend(options.backend, logits.device))
     result = outputs.loss.view(shape) if options.reduction == "none" else outputs.loss
     if not options.return_stats:
         return result
@@ -87,7 +87,7 @@ def loss(
     return result, LossStats(nll.view(shape), lse.view(shape), outputs.predicted.view(shape))
 
 
-# ---- shapes, backends ----------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------
 
 
 def _in_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,20 +104,3 @@ def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | No
         return normalizer
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return torch.ones((), dtype=dtype, device=logits.device) * normalizer
-
-
-def _choose_backend(logits: Tensor, options: Options) -> Any:
-    device = logits.device.type
-    name = options.backend
-    if name == "auto":
-        name = "cpu" if device in ("cpu", "meta") else "eager"
-    if name == "eager":
-        return _eager
-    if name == "cpu":
-        if device not in ("cpu", "meta"):
-            raise RuntimeError(f"backend='cpu': expected logits on the CPU, got {logits.device}")
-        return _ops
-    raise RuntimeError(
-        f"backend={name!r} is not part of this version: take 'auto', or 'eager', which runs on "
-        "every device; `python -m labelsmooth` lists what is usable"
-    )
