@@ -109,7 +109,9 @@ def _options() -> list[Case]:
     for name, change in CHANGES.items():
         cases.append(_case(f"{name}, one step", change))
         if name != "normalizer":  # it is the mean's
-            cases.append(_case(f"{name}, two phases", change, dtype=torch.float64, **TWO_PHASES))
+            cases.append(_case(f"{name}, two phases", change, **TWO_PHASES))
+    for name in ("weighted kl_div", "weighted probabilities", "everything"):
+        cases.append(_case(f"{name}, float64", CHANGES[name], dtype=torch.float64))
     for name in ("weighted probabilities", "everything"):
         cases.append(_case(f"{name}, long rows", CHANGES[name], shape=(2, 20011)))
         cases.append(

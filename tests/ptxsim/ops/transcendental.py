@@ -36,7 +36,7 @@ def approximate(
         result = value(*inputs)
         launch = f.machine.launch
         if noisy and launch.noise:
-            noisy_result = nudged(result, launch.noise, launch.rng)
+            noisy_result = nudged(result, launch.noise, launch.seed)
             result = np.where(exact(inputs[0]), result, noisy_result) if exact else noisy_result
         if ftz and noisy:
             result = flushed(result)
