@@ -273,7 +273,8 @@ class _Call:
         )
         assert status == 0, f"cudaError_t {status}"
         for output in self.outputs:
-            assert output.numel() == 0 or self.gpu.written(output)
+            unwritten = output.numel() > 0 and not self.gpu.written(output)
+            assert not unwritten, "not all of an output is written"
 
 
 def problem_of(inputs: Inputs, options: Options) -> LossProblem:

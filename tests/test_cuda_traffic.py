@@ -32,7 +32,7 @@ ONE_STEP: list[tuple[int, torch.dtype, tuple[int, int], dict[str, Any], str, int
     (90, BF16, (2, 16383), {}, "cluster", 4),
     (100, BF16, (2, 32000), {}, "cluster", 4),
     (120, F32, (2, 32768), {}, "cluster", 8),
-    (90, BF16, (2, 65535), {"layout": "odd"}, "cluster", 8),
+    (90, BF16, (2, 65535), {"layout": "odd", "options": {"inplace": True}}, "cluster", 8),
     (100, BF16, (2, 262144), {}, "cluster", 8),
     (90, F32, (1, 262143), {}, "cluster", 16),
     (100, F64, (1, 131072), {}, "cluster", 16),
