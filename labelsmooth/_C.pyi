@@ -1,1 +1,2 @@
 cpu_instruction_set: str
+cuda_architectures: str

@@ -19,7 +19,7 @@ def _shortened(case: Case) -> Case:
     return case
 
 
-@pytest.mark.parametrize("case", map(_shortened, CASES), ids=str)
+@pytest.mark.parametrize("case", [_shortened(case) for case in CASES], ids=str)
 def test_case(case: Case) -> None:
     """Each on one architecture and under one schedule, by its name; approximations are off by up
     to 2 ulp."""
