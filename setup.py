@@ -19,7 +19,7 @@ from torch.utils.cpp_extension import BuildExtension, include_paths, library_pat
 
 WARNINGS = ["-Wall", "-Wextra"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *WARNINGS, "-Wpedantic"]
-NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", f"-I{os.path.abspath('csrc')}"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Xfatbin=-compress-all", f"-I{os.path.abspath('csrc')}"]
 NVCC_FLAGS += [f"-Xcompiler={flag}" for flag in ("-fPIC", "-fvisibility=hidden", *WARNINGS)]
 if os.environ.get("LABELSMOOTH_WERROR") == "1":
     CXX_FLAGS += ["-Werror"]
@@ -63,22 +63,27 @@ def host_flags(nvcc: str) -> tuple[list[str], list[str]]:
     return [flag.replace("-I", "-isystem", 1) for flag in includes], libraries
 
 
-def arch_flags(nvcc: str) -> list[str]:
-    """-gencode flags for TORCH_CUDA_ARCH_LIST, by default for those of CUDA_ARCHS nvcc knows."""
+def architectures(nvcc: str) -> list[str]:
+    """TORCH_CUDA_ARCH_LIST, by default those of CUDA_ARCHS that nvcc knows, each with its PTX:
+    newer GPUs can then run it, and the tests run it without one."""
     archs = re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip())
-    if archs == [""]:
-        known = subprocess.check_output([nvcc, "--list-gpu-code"], text=True).split()
-        archs = [arch for arch in CUDA_ARCHS if f"sm_{arch.replace('.', '')}" in known]
-        archs[-1] += "+PTX"
+    if archs != [""]:
+        return archs
+    known = subprocess.check_output([nvcc, "--list-gpu-code"], text=True).split()
+    return [f"{arch}+PTX" for arch in CUDA_ARCHS if f"sm_{arch.replace('.', '')}" in known]
+
+
+def arch_flags(archs: list[str]) -> list[str]:
     flags = []
     for arch in archs:
         number = arch.removesuffix("+PTX").replace(".", "")
         kinds = ["sm", "compute"] if arch.endswith("+PTX") else ["sm"]
-        flags += [f"-gencode=arch=compute_{number},code={kind}_{number}" for kind in kinds]
+        codes = ",".join(f"{kind}_{number}" for kind in kinds)
+        flags += [f"-gencode=arch=compute_{number},code=[{codes}]"]
     return flags
 
 
-def compile_cuda(nvcc: str, sources: list[str], build_dir: Path) -> list[str]:
+def compile_cuda(nvcc: str, sources: list[str], archs: list[str], build_dir: Path) -> list[str]:
     """Compiles the kernels with nvcc and ninja and returns their object files.
 
     Not by BuildExtension: that needs a torch built for the same CUDA version, but the kernels see
@@ -90,7 +95,7 @@ def compile_cuda(nvcc: str, sources: list[str], build_dir: Path) -> list[str]:
 
     build_dir.mkdir(parents=True, exist_ok=True)
     objects = [f"{build_dir.resolve()}/{Path(source).stem}.o" for source in sources]
-    command = shlex.join([nvcc, *NVCC_FLAGS, *arch_flags(nvcc)]).replace("$", "$$")
+    command = shlex.join([nvcc, *NVCC_FLAGS, *arch_flags(archs)]).replace("$", "$$")
     lines = [
         "rule nvcc",
         f"  command = {command} -MD -MF $out.d -c $in -o $out",
@@ -115,9 +120,12 @@ class BuildKernels(BuildExtension):
         if sources and nvcc:
             [extension] = self.extensions
             includes, libraries = host_flags(nvcc)
-            extension.define_macros += [("LABELSMOOTH_WITH_CUDA", None)]
+            archs = architectures(nvcc)
+            extension.sources += sorted(glob("csrc/cuda/*.cpp"))
+            extension.define_macros += [("LABELSMOOTH_CUDA_ARCHITECTURES", f'"{" ".join(archs)}"')]
             extension.extra_compile_args += includes
-            extension.extra_objects += compile_cuda(nvcc, sources, Path(self.build_temp, "cuda"))
+            folder = Path(self.build_temp, "cuda")
+            extension.extra_objects += compile_cuda(nvcc, sources, archs, folder)
             # The static runtime, hidden: the extension loads where there is no CUDA, and shares no
             # symbol with the runtime that torch brings.
             extension.extra_link_args += [*libraries, "-Wl,--exclude-libs,ALL"]

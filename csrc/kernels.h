@@ -9,6 +9,7 @@
 namespace labelsmooth {
 
 enum class DType { float32, float64, bfloat16, float16 };
+enum class Reduction : int64_t { none, mean, sum };
 
 // A (outer, classes, inner) tensor; strides count elements. Row r is the class axis at (r / inner,
 // r % inner).
@@ -67,4 +68,25 @@ void process_rows(const LossProblem& problem, int64_t begin, int64_t end);
 const char* instruction_set();
 
 }  // namespace cpu
+
+// Pointers are the device's. Functions that launch return a cudaError_t, 0 for success, and take a
+// cudaStream_t.
+namespace cuda {
+
+int set_device(int device);
+const char* error_string(int error);
+
+// What run() needs beside the problem's own memory, on the current device.
+int64_t workspace_bytes(const LossProblem& problem);
+
+// A whole call: class_coef, class_sums and the denominator, which are made from weight, prior and
+// target in the workspace; the rows; and `reduced_loss`, unless that is nullptr. A `normalizer` (one
+// value, accumulate dtype) takes the denominator's place.
+int run(const LossProblem& problem, Reduction reduction, const void* normalizer, void* reduced_loss,
+        void* workspace, void* stream);
+
+// values *= *factor (accumulate dtype), for `count` adjacent values.
+int scale(DType dtype, void* values, int64_t count, const void* factor, void* stream);
+
+}  // namespace cuda
 }  // namespace labelsmooth

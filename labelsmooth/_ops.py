@@ -1,5 +1,8 @@
 """The compiled kernels as a backend: the operators of csrc/ops.cpp and their fake versions."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,16 +11,21 @@ from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
+Run = Callable[..., Any]  # an operator by its name
+
 
 def _arguments(inputs: Inputs, options: Options) -> tuple[object, ...]:
     """The arguments that all operators share, in the schema's order."""
+    label_smoothing: float | Tensor = options.label_smoothing
+    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
+        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
     return (
         inputs.weight,
         inputs.prior,
         inputs.normalizer,
         options.ignore_index,
         REDUCTIONS[options.reduction],
-        options.label_smoothing,
+        label_smoothing,
         options.smooth_over == "others",
         options.objective == "kl_div",
         options.from_log_probs,
@@ -33,30 +41,40 @@ def _index_error(error: RuntimeError) -> Exception:
     return IndexError(rest.partition("</IndexError>")[0]) if begin else error
 
 
-def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
-    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    ops = torch.ops.labelsmooth
-    shared = _arguments(inputs, options)
+def _run(name: str, *arguments: object) -> Any:
+    operator = getattr(torch.ops.labelsmooth, name)
+    if torch.compiler.is_compiling():
+        return operator.traced(*arguments)
     try:
-        if with_grad and options.inplace:
-            made = ops.forward_.default(*inputs[:2], *shared, options.return_stats)
-            return Outputs._make((*made, inputs.logits))
-        made = ops.forward.default(*inputs[:2], *shared, with_grad, options.return_stats)
-        return Outputs._make(made)
+        return operator.default(*arguments)
     except RuntimeError as error:
         raise _index_error(error) from None
 
 
+def forward(inputs: Inputs, options: Options, *, with_grad: bool, run: Run = _run) -> Outputs:
+    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
+    shared = _arguments(inputs, options)
+    if with_grad and options.inplace:
+        made = run("forward_", *inputs[:2], *shared, options.return_stats)
+        return Outputs(*made, inputs.logits)
+    return Outputs(*run("forward", *inputs[:2], *shared, with_grad, options.return_stats))
+
+
 def backward(
-    grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: Inputs,
+    options: Options,
+    *,
+    inplace: bool,
+    run: Run = _run,
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    ops = torch.ops.labelsmooth
     arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
     if inplace:
-        ops.backward_.default(*arguments)
+        run("backward_", *arguments)
         return inputs.logits
-    grad_logits: Tensor = ops.backward.default(*arguments)
+    grad_logits: Tensor = run("backward", *arguments)
     return grad_logits
 
 
@@ -78,23 +96,52 @@ def _fake_outputs(
     return loss, row_stats, logits.new_empty(rows if with_stats else 0, dtype=torch.int64)
 
 
-@torch.library.register_fake("labelsmooth::forward")
-def _(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+def _fake_forward(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
     *_, with_grad, with_stats = options
     grad_logits = torch.empty_like(logits) if with_grad else logits.new_empty(0)
     return *_fake_outputs(logits, reduction, with_stats), grad_logits
 
 
-@torch.library.register_fake("labelsmooth::forward_")
-def _(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+def _fake_forward_(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
     return _fake_outputs(logits, reduction, options[-1])
 
 
-@torch.library.register_fake("labelsmooth::backward")
-def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+def _fake_backward(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return torch.empty_like(logits)
 
 
-@torch.library.register_fake("labelsmooth::backward_")
-def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return None
+
+
+FAKES = {
+    "forward": _fake_forward,
+    "forward_": _fake_forward_,
+    "backward": _fake_backward,
+    "backward_": _fake_backward_,
+}
+
+# ---- traced versions -----------------------------------------------------------------------------
+
+
+def _define_traced(name: str, fake: Callable[..., Any]) -> None:
+    """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
+    float would be a constant of the graph, compiled anew whenever it changes."""
+    operator = getattr(torch.ops.labelsmooth, name).default
+    schema = str(operator._schema).partition("(")[2]
+    schema = schema.replace("float label_smoothing", "Tensor label_smoothing")
+    names = [argument.name for argument in operator._schema.arguments]
+    position = names.index("label_smoothing")
+
+    def traced(*arguments: Any) -> Any:
+        label_smoothing = arguments[position].item()
+        return _run(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
+
+    torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
+    torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)
+    for overload in (name, f"{name}.traced"):
+        torch.library.register_fake(f"labelsmooth::{overload}", fake)
+
+
+for _name, _fake in FAKES.items():
+    _define_traced(_name, _fake)

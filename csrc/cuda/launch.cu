@@ -1,0 +1,165 @@
+// A call: what the kernels need beside the problem's own memory is made, they run, the loss is
+// reduced. All on one stream, with nothing that waits for the device.
+#include <algorithm>
+
+#include "launch_rows.cuh"
+#include "sums.cuh"
+
+namespace labelsmooth::cuda {
+namespace {
+
+int attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, which, device);
+  return value;
+}
+
+DeviceLimits current_device() {
+  const int arch = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+                   attribute(cudaDevAttrComputeCapabilityMinor);
+  DeviceLimits limits;
+  limits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  limits.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  limits.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  limits.clusters = attribute(cudaDevAttrClusterLaunch) != 0;
+  limits.large_clusters = limits.clusters && (arch == 90 || arch == 100);
+  return limits;
+}
+
+// ---- workspace ----------------------------------------------------------------------------------
+
+// The pieces of a workspace, each on a boundary of 16 bytes.
+struct Workspace {
+  ClassSums<double>* class_sums;
+  double* denominator;
+  Pair* partial_sums;
+  void* class_coef;
+  void* part_sums;
+  int64_t bytes;
+
+  Workspace(const LossProblem& problem, const Plan& plan, void* memory) {
+    const bool wide = problem.dtype == DType::float64;
+    const bool in_parts = plan.kernel == Kernel::parts && (problem.loss || !problem.target);
+    const int64_t part = wide ? sizeof(RowSums<double>) : sizeof(RowSums<float>);
+    char* next = static_cast<char*>(memory);
+    const auto take = [&](int64_t size) {
+      char* piece = next;
+      next += (size + 15) / 16 * 16;
+      return static_cast<void*>(piece);
+    };
+    class_sums = static_cast<ClassSums<double>*>(take(sizeof *class_sums));
+    denominator = static_cast<double*>(take(sizeof *denominator));
+    partial_sums = static_cast<Pair*>(take(max_partial_sums * sizeof *partial_sums));
+    class_coef = take(problem.weight || problem.prior ? problem.classes * (wide ? 8 : 4) : 0);
+    part_sums = take(in_parts ? problem.rows * plan.parts * part : 0);
+    bytes = next - static_cast<char*>(memory);
+  }
+};
+
+// ---- sums ---------------------------------------------------------------------------------------
+
+template <class Values>
+cudaError_t sum(const Values& values, int64_t count, Pair* partial_sums, cudaStream_t stream) {
+  const int64_t wanted = (count + sum_elements_per_block - 1) / sum_elements_per_block;
+  const int partials = static_cast<int>(std::clamp<int64_t>(wanted, 1, max_partial_sums));
+  if (partials > 1)
+    sum_kernel<<<partials, sum_threads, 0, stream>>>(values, count, partial_sums, partials, false);
+  sum_kernel<<<1, sum_threads, 0, stream>>>(values, count, partial_sums, partials, true);
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t prepare(const LossProblem& problem, Reduction reduction, const void* normalizer,
+                    const Workspace& workspace, cudaStream_t stream, Prepared& prepared) {
+  prepared.part_sums = workspace.part_sums;
+  if (problem.weight || problem.prior) {
+    const ClassCoefs<T> coefs = {static_cast<const T*>(problem.weight),
+                                 static_cast<const T*>(problem.prior),
+                                 T(1) / static_cast<T>(problem.classes),
+                                 static_cast<T*>(workspace.class_coef), workspace.class_sums};
+    prepared.class_coef = workspace.class_coef;
+    prepared.class_sums = workspace.class_sums;
+    if (const cudaError_t error = sum(coefs, problem.classes, workspace.partial_sums, stream))
+      return error;
+  }
+  if (reduction != Reduction::mean) return cudaSuccess;
+  prepared.denominator = normalizer ? normalizer : workspace.denominator;
+  if (normalizer) return cudaSuccess;
+  const TargetWeights<T> weights = {problem.target, static_cast<const T*>(problem.weight),
+                                    problem.ignore_index, problem.classes,
+                                    reinterpret_cast<T*>(workspace.denominator)};
+  return sum(weights, problem.rows, workspace.partial_sums, stream);
+}
+
+cudaError_t launch_rows_of_dtype(const LossProblem& problem, const Plan& plan,
+                                 const Prepared& prepared, cudaStream_t stream) {
+  switch (problem.dtype) {
+    case DType::float32: return launch_rows<float>(problem, plan, prepared, stream);
+    case DType::float64: return launch_rows<double>(problem, plan, prepared, stream);
+    case DType::bfloat16: return launch_rows<__nv_bfloat16>(problem, plan, prepared, stream);
+    case DType::float16: return launch_rows<__half>(problem, plan, prepared, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <class T>
+cudaError_t run_accumulating(const LossProblem& problem, Reduction reduction,
+                             const void* normalizer, void* reduced_loss, void* memory,
+                             cudaStream_t stream) {
+  const Plan plan = make_plan(problem, current_device());
+  const Workspace workspace(problem, plan, memory);
+  Prepared prepared = {};
+  if (const cudaError_t error =
+          prepare<T>(problem, reduction, normalizer, workspace, stream, prepared))
+    return error;
+  if (const cudaError_t error = launch_rows_of_dtype(problem, plan, prepared, stream)) return error;
+  if (!reduced_loss) return cudaSuccess;
+  const RowLosses<T> losses = {static_cast<const T*>(problem.loss),
+                               static_cast<const T*>(prepared.denominator),
+                               static_cast<T*>(reduced_loss)};
+  return sum(losses, problem.rows, workspace.partial_sums, stream);
+}
+
+template <class Element>
+cudaError_t launch_scale(void* values, int64_t count, const void* factor, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  constexpr int threads = 256;
+  const int64_t wanted = count / (threads * Chunk<Element>::size) + 1;
+  const int64_t most = 8 * int64_t(attribute(cudaDevAttrMultiProcessorCount));
+  scale_kernel<<<static_cast<unsigned>(std::min(wanted, most)), threads, 0, stream>>>(
+      static_cast<Element*>(values), count,
+      static_cast<const typename Accumulate<Element>::type*>(factor));
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+int set_device(int device) { return cudaSetDevice(device); }
+
+const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+int64_t workspace_bytes(const LossProblem& problem) {
+  return Workspace(problem, make_plan(problem, current_device()), nullptr).bytes;
+}
+
+int run(const LossProblem& problem, Reduction reduction, const void* normalizer, void* reduced_loss,
+        void* workspace, void* stream) {
+  const auto run =
+      problem.dtype == DType::float64 ? run_accumulating<double> : run_accumulating<float>;
+  return run(problem, reduction, normalizer, reduced_loss, workspace,
+             static_cast<cudaStream_t>(stream));
+}
+
+int scale(DType dtype, void* values, int64_t count, const void* factor, void* stream) {
+  const auto on = static_cast<cudaStream_t>(stream);
+  switch (dtype) {
+    case DType::float32: return launch_scale<float>(values, count, factor, on);
+    case DType::float64: return launch_scale<double>(values, count, factor, on);
+    case DType::bfloat16: return launch_scale<__nv_bfloat16>(values, count, factor, on);
+    case DType::float16: return launch_scale<__half>(values, count, factor, on);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace labelsmooth::cuda

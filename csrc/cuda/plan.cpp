@@ -1,0 +1,107 @@
+#include "plan.h"
+
+namespace labelsmooth::cuda {
+namespace {
+
+constexpr int64_t chunk_bytes = 16;
+constexpr int64_t kib = 1024;
+// A block's statically declared shared memory and what the system reserves of it, rounded up.
+constexpr int64_t reserved_shared = 4 * kib;
+// A part of a row large enough to hide the latency of memory and the exchange of sums, small enough
+// that several blocks are on a multiprocessor.
+constexpr int64_t part_bytes = 64 * kib;
+// Below this, spreading a row wider costs more than idle multiprocessors do.
+constexpr int64_t least_part_bytes = 8 * kib;
+constexpr int most_parts = 256;
+constexpr int portable_cluster = 8;
+constexpr int64_t strided_threads = 128;
+constexpr int64_t warp_threads = 128;
+constexpr int64_t warp_chunks = 8 * 32;  // 4 KB: 1024 classes in float32
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t element_bytes(DType dtype) {
+  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+}
+
+// The most that any row spans: a row that begins inside a chunk may span one more.
+int64_t chunks_of(const LossProblem& problem) {
+  const int64_t bytes = problem.classes * element_bytes(problem.dtype);
+  const int64_t step = problem.logits.outer_stride * element_bytes(problem.dtype);
+  const bool aligned = reinterpret_cast<uintptr_t>(problem.logits.data) % chunk_bytes == 0 &&
+                       step % chunk_bytes == 0 && problem.inner == 1;
+  return ceil_div(bytes, chunk_bytes) + (aligned ? 0 : 1);
+}
+
+bool adjacent(const Matrix& matrix) { return !matrix.data || matrix.class_stride == 1; }
+
+Plan strided_plan(const LossProblem& problem, const DeviceLimits& device, bool twice) {
+  Plan plan;
+  plan.kernel = Kernel::strided;
+  const int64_t bytes =
+      problem.classes * element_bytes(problem.dtype) * strided_threads * (problem.target ? 1 : 2);
+  if (twice && bytes <= device.shared_per_multiprocessor / 2 - reserved_shared)
+    plan.shared_bytes = bytes;
+  return plan;
+}
+
+// Blocks a row, or 0 where no cluster holds one with two blocks to a multiprocessor.
+int cluster_of(int64_t row_bytes, int64_t rows, const DeviceLimits& device) {
+  const int64_t limit = device.shared_per_multiprocessor / 2 - reserved_shared;
+  if (!device.clusters) return row_bytes <= device.shared_per_block - reserved_shared ? 1 : 0;
+  int cluster = 1;
+  const auto too_large = [&] {
+    return row_bytes > cluster * (limit < part_bytes ? limit : part_bytes);
+  };
+  const auto too_few = [&] {
+    return rows * cluster < 2 * device.multiprocessors &&
+           row_bytes > cluster * 2 * least_part_bytes;
+  };
+  while (cluster < portable_cluster && (too_large() || too_few())) cluster *= 2;
+  if (row_bytes > cluster * limit && device.large_clusters) cluster *= 2;
+  return row_bytes <= cluster * limit ? cluster : 0;
+}
+
+}  // namespace
+
+Plan make_plan(const LossProblem& problem, const DeviceLimits& device) {
+  const bool soft = !problem.target;
+  const bool gradient = problem.grad_logits.data != nullptr;
+  const bool sums = problem.loss || soft;
+  if (!adjacent(problem.logits) || !adjacent(problem.grad_logits) ||
+      !adjacent(problem.target_probs))
+    return strided_plan(problem, device, sums && gradient);
+
+  Plan plan;
+  const int64_t chunks = chunks_of(problem);
+  if (chunks <= warp_chunks + 1) {
+    plan.kernel = Kernel::warp;
+    plan.lanes = 4;
+    while (plan.lanes < 32 && plan.lanes < chunks) plan.lanes *= 2;
+    plan.chunks = static_cast<int>(ceil_div(chunks, plan.lanes));
+    plan.shared_bytes = plan.chunks * warp_threads * chunk_bytes * (soft ? 2 : 1);
+    return plan;
+  }
+
+  const int64_t row_bytes = chunks * chunk_bytes * (soft ? 2 : 1);
+  if (sums && gradient) {
+    // One more chunk: what does not divide evenly.
+    const int cluster = cluster_of(row_bytes + chunk_bytes, problem.rows, device);
+    if (cluster) {
+      plan.kernel = Kernel::cluster;
+      plan.cluster = cluster;
+      plan.chunks = static_cast<int>(ceil_div(chunks, cluster));
+      plan.shared_bytes = plan.chunks * chunk_bytes * (soft ? 2 : 1);
+      plan.threads = plan.shared_bytes > part_bytes ? 512 : 256;
+      return plan;
+    }
+  }
+  plan.parts = static_cast<int>(
+      ceil_div(row_bytes, part_bytes) < most_parts ? ceil_div(row_bytes, part_bytes) : most_parts);
+  while (problem.rows * plan.parts < 4 * device.multiprocessors && 2 * plan.parts <= most_parts &&
+         row_bytes > plan.parts * 2 * least_part_bytes)
+    plan.parts *= 2;
+  return plan;
+}
+
+}  // namespace labelsmooth::cuda

@@ -1,0 +1,4 @@
+#include "launch_rows.cuh"
+
+template cudaError_t labelsmooth::cuda::launch_rows<__nv_bfloat16>(const LossProblem&, const Plan&,
+                                                                   const Prepared&, cudaStream_t);

@@ -1,0 +1,4 @@
+#include "launch_rows.cuh"
+
+template cudaError_t labelsmooth::cuda::launch_rows<float>(const LossProblem&, const Plan&,
+                                                           const Prepared&, cudaStream_t);
