@@ -12,62 +12,61 @@ from ._problem import Inputs, Options, Outputs
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
-def _arguments(inputs: Inputs, options: Options) -> tuple[object, ...]:
-    """The arguments that all operators share, in the schema's order."""
-    label_smoothing: float | Tensor = options.label_smoothing
-    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
-        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
-    return (
-        inputs.weight,
-        inputs.prior,
-        inputs.normalizer,
-        options.ignore_index,
-        REDUCTIONS[options.reduction],
-        label_smoothing,
-        options.smooth_over == "others",
-        options.objective == "kl_div",
-        options.from_log_probs,
-        options.lse_square_scale,
-        options.logit_scale,
-        options.softcap or 0.0,
-    )
-
-
-def _index_error(error: RuntimeError) -> Exception:
-    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
-    _, begin, rest = str(error).partition("<IndexError>")
-    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
-
-
 def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    shared = _arguments(inputs, options)
+    tensors = inputs[:2]
     if with_grad and options.inplace:
-        made = _run("forward_", *inputs[:2], *shared, options.return_stats)
+        made = _run("forward_", tensors, inputs, options, options.return_stats)
         return Outputs(*made, inputs.logits)
-    return Outputs(*_run("forward", *inputs[:2], *shared, with_grad, options.return_stats))
+    return Outputs(*_run("forward", tensors, inputs, options, with_grad, options.return_stats))
 
 
 def backward(
     grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
+    tensors = (grad_loss, *inputs[:2], row_stats)
     if inplace:
-        _run("backward_", *arguments)
+        _run("backward_", tensors, inputs, options)
         return inputs.logits
-    grad_logits: Tensor = _run("backward", *arguments)
+    grad_logits: Tensor = _run("backward", tensors, inputs, options)
     return grad_logits
 
 
-def _run(name: str, *arguments: object) -> Any:
+def _run(
+    name: str, tensors: tuple[Tensor, ...], inputs: Inputs, options: Options, *asked: bool
+) -> Any:
+    """Calls the operator of that name: first what is its own, then what all of them take."""
     operator = getattr(torch.ops.labelsmooth, name)
-    if torch.compiler.is_compiling():
-        return operator.traced(*arguments)
+    label_smoothing: float | Tensor = options.label_smoothing
+    traced = torch.compiler.is_compiling()
+    if traced:  # in a form that stays a variable of the graph
+        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
     try:
-        return operator.default(*arguments)
+        return (operator.traced if traced else operator.default)(
+            *tensors,
+            inputs.weight,
+            inputs.prior,
+            inputs.normalizer,
+            options.ignore_index,
+            REDUCTIONS[options.reduction],
+            label_smoothing,
+            options.smooth_over == "others",
+            options.objective == "kl_div",
+            options.from_log_probs,
+            options.lse_square_scale,
+            options.logit_scale,
+            options.softcap or 0.0,
+            *asked,
+        )
     except RuntimeError as error:
-        raise _index_error(error) from None
+        raise _as_index_error(error) from None
+
+
+def _as_index_error(error: RuntimeError) -> Exception:
+    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
+    _, begin, rest = str(error).partition("<IndexError>")
+    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
@@ -119,8 +118,15 @@ def _define_traced(name: str, fake: Callable[..., Any]) -> None:
     position = names.index("label_smoothing")
 
     def traced(*arguments: Any) -> Any:
-        label_smoothing = arguments[position].item()
-        return _run(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
+        before, label_smoothing, after = (
+            arguments[:position],
+            arguments[position].item(),
+            arguments[position + 1 :],
+        )
+        try:
+            return operator(*before, label_smoothing, *after)
+        except RuntimeError as error:
+            raise _as_index_error(error) from None
 
     torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
     torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)
