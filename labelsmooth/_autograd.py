@@ -20,8 +20,9 @@ from ._problem import Inputs, Options, Outputs
 
 def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
     """The backend's forward, as a node of autograd's graph where there is one."""
-    function = _TransformedLoss if _in_transform() else _Loss
-    return Outputs(*function.apply(*inputs, options, backend, _is_one_step(inputs, options)))
+    if _in_transform():
+        return Outputs(*_TransformedLoss.apply(*inputs, options, backend, False))
+    return Outputs(*_Loss.apply(*inputs, options, backend, _is_one_step(inputs, options)))
 
 
 def _is_one_step(inputs: Inputs, options: Options) -> bool:
@@ -30,13 +31,13 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
     Not in float16, whose gradients would underflow before the loss scaler's factor is known; not
     where backward needs the logits for other gradients too.
     """
+    logits, *others = inputs
     return (
-        inputs.logits.requires_grad
+        logits.requires_grad
         and options.reduction != "none"
-        and inputs.logits.dtype != torch.float16
+        and logits.dtype != torch.float16
         and torch.is_grad_enabled()
-        and not _in_transform()
-        and not any(tensor is not None and tensor.requires_grad for tensor in inputs[1:])
+        and not any(tensor is not None and tensor.requires_grad for tensor in others)
     )
 
 
@@ -85,8 +86,10 @@ class _Loss(Function):
         if grad_loss is None:
             return (None,) * 8
         *tensors, row_stats, stored = ctx.saved_tensors
-        needed = (False, *ctx.needs_input_grad[1:5])
-        _, *others = _vjp(_eager_loss(ctx.options), tensors, needed, grad_loss)
+        others: list[Tensor | None] = [None] * 4
+        if any(ctx.needs_input_grad[1:5]):
+            needed = (False, *ctx.needs_input_grad[1:5])
+            others = _vjp(_eager_loss(ctx.options), tensors, needed, grad_loss)[1:]
         grad_logits = None
         if ctx.needs_input_grad[0]:
             grad_logits = _gradient(ctx, grad_loss, row_stats, Inputs(*tensors), stored)
@@ -290,8 +293,6 @@ def _eager_gradient(options: Options) -> Callable[..., Tensor]:
 
 def _vjp(function: Any, tensors: Any, needed: Any, cotangent: Tensor) -> list[Tensor | None]:
     """The gradients of those tensors that are `needed`, None for the others."""
-    if not any(needed):
-        return [None] * len(tensors)
     function, chosen = _restricted(function, tensors, needed)
     _, pull_back = torch.func.vjp(function, *chosen)
     grads = iter(pull_back(cotangent))

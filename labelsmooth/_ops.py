@@ -11,53 +11,22 @@ from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
-Run = Callable[..., Any]  # an operator by its name
+Call = Callable[..., Any]  # of an operator, by its name
 
 
-def _arguments(inputs: Inputs, options: Options) -> tuple[object, ...]:
-    """The arguments that all operators share, in the schema's order."""
-    label_smoothing: float | Tensor = options.label_smoothing
-    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
-        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
-    return (
-        inputs.weight,
-        inputs.prior,
-        inputs.normalizer,
-        options.ignore_index,
-        REDUCTIONS[options.reduction],
-        label_smoothing,
-        options.smooth_over == "others",
-        options.objective == "kl_div",
-        options.from_log_probs,
-        options.lse_square_scale,
-        options.logit_scale,
-        options.softcap or 0.0,
-    )
-
-
-def _index_error(error: RuntimeError) -> Exception:
-    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
-    _, begin, rest = str(error).partition("<IndexError>")
-    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
-
-
-def _run(name: str, *arguments: object) -> Any:
+def _call(name: str, *arguments: object) -> Any:
     operator = getattr(torch.ops.labelsmooth, name)
-    if torch.compiler.is_compiling():
-        return operator.traced(*arguments)
-    try:
-        return operator.default(*arguments)
-    except RuntimeError as error:
-        raise _index_error(error) from None
+    return (operator.traced if torch.compiler.is_compiling() else operator.default)(*arguments)
 
 
-def forward(inputs: Inputs, options: Options, *, with_grad: bool, run: Run = _run) -> Outputs:
+def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    shared = _arguments(inputs, options)
+    tensors = inputs[:2]
     if with_grad and options.inplace:
-        made = run("forward_", *inputs[:2], *shared, options.return_stats)
+        made = _run(call, "forward_", tensors, inputs, options, options.return_stats)
         return Outputs(*made, inputs.logits)
-    return Outputs(*run("forward", *inputs[:2], *shared, with_grad, options.return_stats))
+    made = _run(call, "forward", tensors, inputs, options, with_grad, options.return_stats)
+    return Outputs(*made)
 
 
 def backward(
@@ -67,15 +36,55 @@ def backward(
     options: Options,
     *,
     inplace: bool,
-    run: Run = _run,
+    call: Call = _call,
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
+    tensors = (grad_loss, *inputs[:2], row_stats)
     if inplace:
-        run("backward_", *arguments)
+        _run(call, "backward_", tensors, inputs, options)
         return inputs.logits
-    grad_logits: Tensor = run("backward", *arguments)
+    grad_logits: Tensor = _run(call, "backward", tensors, inputs, options)
     return grad_logits
+
+
+def _run(
+    call: Call,
+    name: str,
+    tensors: tuple[Tensor, ...],
+    inputs: Inputs,
+    options: Options,
+    *asked: bool,
+) -> Any:
+    """Calls the operator of that name: first what is its own, then what all of them take."""
+    label_smoothing: float | Tensor = options.label_smoothing
+    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
+        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
+    try:
+        return call(
+            name,
+            *tensors,
+            inputs.weight,
+            inputs.prior,
+            inputs.normalizer,
+            options.ignore_index,
+            REDUCTIONS[options.reduction],
+            label_smoothing,
+            options.smooth_over == "others",
+            options.objective == "kl_div",
+            options.from_log_probs,
+            options.lse_square_scale,
+            options.logit_scale,
+            options.softcap or 0.0,
+            *asked,
+        )
+    except RuntimeError as error:
+        raise _as_index_error(error) from None
+
+
+def _as_index_error(error: RuntimeError) -> Exception:
+    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
+    _, begin, rest = str(error).partition("<IndexError>")
+    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
@@ -135,7 +144,7 @@ def _define_traced(name: str, fake: Callable[..., Any]) -> None:
 
     def traced(*arguments: Any) -> Any:
         label_smoothing = arguments[position].item()
-        return _run(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
+        return _call(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
 
     torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
     torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)
