@@ -14,9 +14,20 @@ REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 Call = Callable[..., Any]  # of an operator, by its name
 
 
+def _as_index_error(error: RuntimeError) -> Exception:
+    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
+    _, begin, rest = str(error).partition("<IndexError>")
+    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+
+
 def _call(name: str, *arguments: object) -> Any:
     operator = getattr(torch.ops.labelsmooth, name)
-    return (operator.traced if torch.compiler.is_compiling() else operator.default)(*arguments)
+    if torch.compiler.is_compiling():
+        return operator.traced(*arguments)
+    try:
+        return operator.default(*arguments)
+    except RuntimeError as error:
+        raise _as_index_error(error) from None
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
@@ -59,32 +70,23 @@ def _run(
     label_smoothing: float | Tensor = options.label_smoothing
     if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
         label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
-    try:
-        return call(
-            name,
-            *tensors,
-            inputs.weight,
-            inputs.prior,
-            inputs.normalizer,
-            options.ignore_index,
-            REDUCTIONS[options.reduction],
-            label_smoothing,
-            options.smooth_over == "others",
-            options.objective == "kl_div",
-            options.from_log_probs,
-            options.lse_square_scale,
-            options.logit_scale,
-            options.softcap or 0.0,
-            *asked,
-        )
-    except RuntimeError as error:
-        raise _as_index_error(error) from None
-
-
-def _as_index_error(error: RuntimeError) -> Exception:
-    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
-    _, begin, rest = str(error).partition("<IndexError>")
-    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+    return call(
+        name,
+        *tensors,
+        inputs.weight,
+        inputs.prior,
+        inputs.normalizer,
+        options.ignore_index,
+        REDUCTIONS[options.reduction],
+        label_smoothing,
+        options.smooth_over == "others",
+        options.objective == "kl_div",
+        options.from_log_probs,
+        options.lse_square_scale,
+        options.logit_scale,
+        options.softcap or 0.0,
+        *asked,
+    )
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
