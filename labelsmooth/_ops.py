@@ -17,8 +17,9 @@ def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
     tensors = inputs[:2]
     if with_grad and options.inplace:
         made = _run("forward_", tensors, inputs, options, options.return_stats)
-        return Outputs(*made, inputs.logits)
-    return Outputs(*_run("forward", tensors, inputs, options, with_grad, options.return_stats))
+        return Outputs._make((*made, inputs.logits))
+    made = _run("forward", tensors, inputs, options, with_grad, options.return_stats)
+    return Outputs._make(made)
 
 
 def backward(
@@ -118,13 +119,10 @@ def _define_traced(name: str, fake: Callable[..., Any]) -> None:
     position = names.index("label_smoothing")
 
     def traced(*arguments: Any) -> Any:
-        before, label_smoothing, after = (
-            arguments[:position],
-            arguments[position].item(),
-            arguments[position + 1 :],
-        )
+        given = list(arguments)
+        given[position] = given[position].item()
         try:
-            return operator(*before, label_smoothing, *after)
+            return operator(*given)
         except RuntimeError as error:
             raise _as_index_error(error) from None
 
