@@ -35,9 +35,9 @@ def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _
     tensors = inputs[:2]
     if with_grad and options.inplace:
         made = _run(call, "forward_", tensors, inputs, options, options.return_stats)
-        return Outputs(*made, inputs.logits)
+        return Outputs._make((*made, inputs.logits))
     made = _run(call, "forward", tensors, inputs, options, with_grad, options.return_stats)
-    return Outputs(*made)
+    return Outputs._make(made)
 
 
 def backward(
