@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from ptxsim import CudaLibrary, Device, build_library
 from ptxsim.counters import Report
@@ -29,7 +31,10 @@ OBJECTS = Path(__file__).parent.parent / "build" / "inplace" / "cuda"
 ARCHS = (80, 90, 100, 120)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 REDUCTIONS = ["none", "mean", "sum"]
-KERNELS = ["warp", "cluster", "parts", "strided"]
+
+needs_cuda = pytest.mark.skipif(
+    not labelsmooth._C.cuda_architectures, reason="the extension was built without nvcc"
+)
 
 
 def _fields(kind: Any, *names: str) -> list[tuple[str, Any]]:
@@ -102,10 +107,14 @@ class Plan(ctypes.Structure):
     """csrc/cuda/plan.h."""
 
     _fields_ = [
-        *_fields(ctypes.c_int, "kernel", "lanes", "cluster", "threads", "chunks"),
+        *_fields(ctypes.c_int, "kernel_number", "lanes", "cluster", "threads", "chunks"),
         ("shared_bytes", ctypes.c_int64),
         ("parts", ctypes.c_int),
     ]
+
+    @property
+    def kernel(self) -> str:
+        return ("warp", "cluster", "parts", "strided")[self.kernel_number]
 
 
 def link(objects: list[Path], *, ptx_from: Path | None = None) -> CudaLibrary:
@@ -138,12 +147,24 @@ def simulated_cuda(arch: int, **options: Any) -> SimulatedCuda:
     return SimulatedCuda(built_library().on(Device.of(arch), **options))
 
 
+def kernel_of(report: Report) -> str:
+    """"warp", "cluster", "sums", "finish", "gradient", "strided", "sum" or "scale"."""
+    [name] = re.findall(r"\d([a-z]+)_kernel", report.kernel)
+    return str(name)
+
+
 def accumulate_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 class SimulatedCuda:
-    """The pair of functions that labelsmooth._ops has, on one simulated GPU."""
+    """The pair of functions that labelsmooth._ops has, on one simulated GPU.
+
+    `logits` and `grad_logits` are those of the last call, whose traffic is in `reports`.
+    """
+
+    logits: Tensor
+    grad_logits: Tensor
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
@@ -161,6 +182,7 @@ class SimulatedCuda:
         grad = torch.empty(0)
         if with_grad:
             grad = logits if options.inplace else torch.empty_like(logits)
+        self.logits, self.grad_logits = logits, grad
         call = _Call(self.gpu, inputs, options)
         call.problem.loss = call.output(loss)
         call.take_stats(row_stats, self.gpu.output)
@@ -185,6 +207,7 @@ class SimulatedCuda:
         inplace: bool,
     ) -> Tensor:
         grad = inputs.logits if inplace else torch.empty_like(inputs.logits)
+        self.logits, self.grad_logits = inputs.logits, grad
         call = _Call(self.gpu, inputs, options)
         call.problem.grad_loss = call.input(grad_loss.contiguous())
         call.problem.grad_loss_stride = int(options.reduction == "none")
@@ -250,7 +273,8 @@ class _Call:
         )
         assert status == 0, f"cudaError_t {status}"
         for output in self.outputs:
-            assert output.numel() == 0 or self.gpu.written(output)
+            unwritten = output.numel() > 0 and not self.gpu.written(output)
+            assert not unwritten, "not all of an output is written"
 
 
 def problem_of(inputs: Inputs, options: Options) -> LossProblem:
