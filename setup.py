@@ -19,7 +19,7 @@ from torch.utils.cpp_extension import BuildExtension, include_paths, library_pat
 
 WARNINGS = ["-Wall", "-Wextra"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *WARNINGS, "-Wpedantic"]
-NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", f"-I{os.path.abspath('csrc')}"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Xfatbin=-compress-all", f"-I{os.path.abspath('csrc')}"]
 NVCC_FLAGS += [f"-Xcompiler={flag}" for flag in ("-fPIC", "-fvisibility=hidden", *WARNINGS)]
 if os.environ.get("LABELSMOOTH_WERROR") == "1":
     CXX_FLAGS += ["-Werror"]

@@ -14,8 +14,9 @@
 // With class probabilities t_c for a target, q_c = beta u_c + kappa t_c: the coefficient beta v_c +
 // kappa w_c t_c takes the place of beta v_c, its sum is the mass, and tau is 0.
 //
-// T is float or double, or a SIMD vector of them, for which exp, tanh, max and select are
-// overloaded.
+// T is float or double, or a SIMD vector of them, for which exp, log, tanh, max and select are
+// overloaded: its lanes hold classes of one row, or rows. S is float or double: what all rows
+// share.
 #pragma once
 
 #include <cmath>
@@ -77,7 +78,7 @@ LABELSMOOTH_HD T weighted(T coef, T x) {
 
 template <class T>
 LABELSMOOTH_HD T x_log_x(T x) {
-  return x > 0 ? x * log(x) : T(0);
+  return select(x > T(0), x * log(x), T(0));
 }
 
 // ---- logits: scale and softcap ------------------------------------------------------------------
@@ -170,16 +171,16 @@ struct RowTerms {
   T target_coef;  // w_y q_y = beta v_y + tau, without the rounding of that sum
 };
 
-template <class T>
-LABELSMOOTH_HD RowTerms<T> row_terms(T target_prior, T target_weight, T coef_sum,
-                                     const LossOptions<T>& options) {
-  const T a = options.label_smoothing;
+template <class T, class S>
+LABELSMOOTH_HD RowTerms<T> row_terms(T target_prior, T target_weight, S coef_sum,
+                                     const LossOptions<S>& options) {
+  const T a(options.label_smoothing);
   const T spread = options.over_others ? T(1) - target_prior : T(1);
   RowTerms<T> terms;
-  terms.beta = a > 0 ? a / spread : T(0);
+  terms.beta = options.label_smoothing > 0 ? a / spread : T(0);
   terms.kappa = T(1) - a - (options.over_others ? weighted(terms.beta, target_prior) : T(0));
   terms.tau = terms.kappa * target_weight;
-  terms.mass = terms.beta * coef_sum + terms.tau;
+  terms.mass = terms.beta * T(coef_sum) + terms.tau;
   terms.target_prob = options.over_others ? T(1) - a : terms.beta * target_prior + terms.kappa;
   terms.target_coef = target_weight * terms.target_prob;
   return terms;
@@ -188,30 +189,25 @@ LABELSMOOTH_HD RowTerms<T> row_terms(T target_prior, T target_weight, T coef_sum
 // sum_c w_c q_c (lse - x_c) + lse_square_scale lse^2. Infinite terms of coefficient 0 are left out;
 // where x_y is infinite, so that coef_dot is too, but w_y q_y is 0, the caller's coef_dot leaves
 // out y.
-template <class T>
+template <class T, class S>
 LABELSMOOTH_HD T row_loss(const RowStats<T>& stats, const RowTerms<T>& terms, T target_logit,
-                          T reference, const LossOptions<T>& options) {
-  T loss = weighted(terms.mass, log_sum_exp_from(reference, stats, options));
-  if (target_logit - target_logit == 0) {
-    loss -= weighted(terms.beta, stats.coef_dot) + weighted(terms.tau, target_logit - reference);
-  } else if (terms.target_coef != 0) {
-    loss -= terms.target_coef * target_logit;
-  } else {
-    loss -= weighted(terms.beta, stats.coef_dot);
-  }
-  if (options.lse_square_scale != 0) {
-    const T lse = log_sum_exp(stats, options);
-    loss += options.lse_square_scale * lse * lse;
-  }
-  return loss;
+                          T reference, const LossOptions<S>& options) {
+  const T spread = weighted(terms.beta, stats.coef_dot);
+  const T infinite = select(terms.target_coef == T(0), spread, terms.target_coef * target_logit);
+  const T finite = spread + weighted(terms.tau, target_logit - reference);
+  const T loss = weighted(terms.mass, log_sum_exp_from(reference, stats, options)) -
+                 select(target_logit - target_logit == T(0), finite, infinite);
+  if (options.lse_square_scale == 0) return loss;
+  const T lse = log_sum_exp(stats, options);
+  return loss + T(options.lse_square_scale) * lse * lse;
 }
 
 // sum_c w_c q_c log q_c for a target class: what kl_div adds to the cross-entropy.
-template <class T>
+template <class T, class S>
 LABELSMOOTH_HD T negative_entropy(const RowTerms<T>& terms, T target_prior, T target_weight,
-                                  const ClassSums<T>& sums) {
+                                  const ClassSums<S>& sums) {
   const T spread = terms.beta * target_prior;
-  const T all = terms.beta > 0 ? terms.beta * (log(terms.beta) * sums.coef + sums.coef_log) : T(0);
+  const T all = x_log_x(terms.beta) * T(sums.coef) + terms.beta * T(sums.coef_log);
   return all + target_weight * (x_log_x(terms.target_prob) - x_log_x(spread));
 }
 
@@ -223,12 +219,12 @@ struct GradTerms {
   T shift, exp_scale, beta, kappa, target_coef;
 };
 
-template <class T>
+template <class T, class S>
 LABELSMOOTH_HD GradTerms<T> grad_terms(const RowStats<T>& stats, const RowTerms<T>& terms, T scale,
-                                       const LossOptions<T>& options) {
+                                       const LossOptions<S>& options) {
   // d(L lse^2)/dx_c = 2 L lse p_c: more mass, in the gradient only.
   const T extra = options.lse_square_scale != 0
-                      ? 2 * options.lse_square_scale * log_sum_exp(stats, options)
+                      ? T(2 * options.lse_square_scale) * log_sum_exp(stats, options)
                       : T(0);
   GradTerms<T> grad;
   grad.shift = options.from_log_probs ? finite_or_zero(stats.shift) : stats.shift;

@@ -5,7 +5,7 @@ import platform
 import torch
 
 from . import __version__
-from ._C import cpu_instruction_set
+from ._backends import describe_backends
 
 
 def main() -> None:
@@ -14,14 +14,11 @@ def main() -> None:
         "labelsmooth": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "backend cpu": f"{cpu_instruction_set}, {torch.get_num_threads()} threads",
-        "backend eager": "usable, on every device",
-        "backend cuda": "not part of this version",
-        "backend triton": "not part of this version",
+        **{f"backend {name}": what for name, what in describe_backends().items()},
         "GPU": gpu,
     }
     for name, value in rows.items():
-        print(f"{name:14} {value}")
+        print(f"{name:20} {value}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What a caller may get wrong, told before anything is written: expected and received."""
 
+import os
+
 import torch
 from torch import Tensor
 
-from ._problem import Options
+from ._problem import Inputs, Options
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -25,6 +27,27 @@ def check_prior(prior: Tensor, options: Options) -> None:
         raise ValueError(
             "prior: expected one that leaves something to smooth over the others, "
             f"got {float(values.max())} on class {int(values.argmax())}"
+        )
+
+
+def check_targets(inputs: Inputs, options: Options) -> None:
+    """Raises IndexError where a class index is no class and not ignored.
+
+    On the CPU, and with LABELSMOOTH_CHECK=1 everywhere: it waits for the device. In a compiled
+    graph nobody looks; a row without a class is then NaN, as on a device.
+    """
+    logits, target, *_ = inputs
+    if target.dtype == logits.dtype or target.is_meta or torch.compiler.is_compiling():
+        return
+    if not target.is_cpu and os.environ.get("LABELSMOOTH_CHECK") != "1":
+        return
+    classes = logits.shape[1]
+    invalid = ((target < 0) | (target >= classes)) & (target != options.ignore_index)
+    if bool(invalid.any()):
+        row = int(invalid.flatten().nonzero()[0])
+        raise IndexError(
+            f"target of row {row} is {int(target.flatten()[row])}: expected a class in "
+            f"[0, {classes}) or ignore_index = {options.ignore_index}"
         )
 
 
@@ -77,11 +100,8 @@ def check_call(
         and options.label_smoothing > 0
     ):
         raise ValueError("smooth_over='others': expected at least two classes, got 1")
-    if options.inplace and _may_overlap(logits):
-        raise ValueError(
-            "inplace=True: expected logits whose elements do not share memory, got shape "
-            f"{tuple(logits.shape)} with strides {logits.stride()}"
-        )
+    if options.inplace:
+        _check_writable(logits)
     if normalizer is not None:
         if options.reduction != "mean":
             raise ValueError(f"normalizer: expected reduction='mean', got {options.reduction!r}")
@@ -96,6 +116,20 @@ def check_call(
                 raise ValueError(
                     f"normalizer: expected device {logits.device}, got {normalizer.device}"
                 )
+
+
+def _check_writable(logits: Tensor) -> None:
+    if _may_overlap(logits):
+        raise ValueError(
+            "inplace=True: expected logits whose elements do not share memory, got shape "
+            f"{tuple(logits.shape)} with strides {logits.stride()}"
+        )
+    base = logits if logits._base is None else logits._base
+    if base.is_leaf and base.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            "inplace=True: a leaf Variable that requires grad is being used in an in-place "
+            "operation"
+        )
 
 
 def _may_overlap(tensor: Tensor) -> bool:

@@ -1,12 +1,11 @@
 """The loss in plain torch operations: the readable reference.
 
 The same mathematics as csrc/row_math.h, with the same names, for devices without a kernel and for
-derivatives that the kernels do not give. `backward` can be differentiated again. No N x C target is
-built; the temporaries are those of a softmax.
+derivatives that the kernels do not give: `loss` and `gradient` can be differentiated. No N x C target
+is built; the temporaries are those of a softmax.
 """
 
 import math
-import os
 from typing import NamedTuple
 
 import torch
@@ -95,13 +94,6 @@ def _rows(inputs: Inputs, classes: _Classes, options: Options) -> _Rows:
     target = inputs.target.long().unsqueeze(1)
     ignored = target == options.ignore_index
     invalid = ~ignored & ((target < 0) | (target >= x.shape[1]))
-    checked = target.device.type == "cpu" or os.environ.get("LABELSMOOTH_CHECK") == "1"
-    if checked and bool(invalid.any()):
-        row = int(invalid.flatten().nonzero()[0])
-        raise IndexError(
-            f"target of row {row} is {int(target.flatten()[row])}: expected a class in "
-            f"[0, {x.shape[1]}) or ignore_index = {options.ignore_index}"
-        )
     target = target.masked_fill(ignored | invalid, 0)
     u, w = classes.prior[target], classes.weight[target]
     beta, target_prob = _beta_and_target_prob(u, options)
@@ -116,7 +108,7 @@ def _rows(inputs: Inputs, classes: _Classes, options: Options) -> _Rows:
 
 def _beta_and_target_prob(target_prior: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """beta and q_y of each row."""
-    a = torch.full_like(target_prior, options.label_smoothing)
+    a = torch.zeros_like(target_prior) + options.label_smoothing
     if options.smooth_over == "all":
         return a, 1 - a + a * target_prior
     return a / (1 - target_prior) if options.label_smoothing > 0 else a, 1 - a
@@ -160,31 +152,49 @@ def negative_entropy(rows: _Rows, inputs: Inputs, classes: _Classes, options: Op
     return everywhere + w * (torch.xlogy(q, q) - torch.xlogy(spread, spread))
 
 
-def _denominator(
-    rows: _Rows, inputs: Inputs, classes: _Classes, options: Options
-) -> Tensor | float:
+def target_weights(inputs: Inputs, options: Options) -> Tensor:
+    """What each row counts for in the mean: w_y, or 1 with class probabilities, 0 where the row is
+    ignored or its target is no class; (N,) or (N, S)."""
+    logits, target, weight, _, _ = inputs
+    if target.dtype == logits.dtype:
+        return torch.ones_like(_accumulate(logits[:, 0]))
+    classes = logits.shape[1]
+    counts = (target >= 0) & (target < classes) & (target != options.ignore_index)
+    dtype = _accumulate(logits[:0]).dtype
+    if weight is None:
+        return counts.to(dtype)
+    return weight.to(dtype)[target.long().where(counts, 0)].where(counts, 0.0)
+
+
+def _denominator(inputs: Inputs, options: Options) -> Tensor | float:
     if options.reduction != "mean":
         return 1.0
     if inputs.normalizer is not None:
-        return inputs.normalizer.to(rows.x.dtype)
-    if rows.target is None or rows.ignored is None:
-        return float(rows.mass.numel())
-    return classes.weight[rows.target].masked_fill(rows.ignored, 0.0).sum()
+        return inputs.normalizer.to(_accumulate(inputs.logits[:0]).dtype)
+    return target_weights(inputs, options).sum()
 
 
-def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
-    """Loss, statistics and, with_grad, the gradient; autograd can differentiate the loss."""
+def loss(inputs: Inputs, options: Options) -> Tensor:
+    """The loss, which autograd can differentiate in every input."""
     classes = _classes(inputs)
-    rows = _rows(inputs, classes, options)
+    return _loss(_rows(inputs, classes, options), inputs, classes, options)
+
+
+def _loss(rows: _Rows, inputs: Inputs, classes: _Classes, options: Options) -> Tensor:
     loss = row_loss(rows, options)
     if options.objective == "kl_div":
         loss = loss + negative_entropy(rows, inputs, classes, options)
     if rows.ignored is not None and rows.invalid is not None:
         loss = loss.masked_fill(rows.ignored, 0.0).masked_fill(rows.invalid, math.nan)
     loss = loss.squeeze(1)
-    if options.reduction != "none":
-        loss = loss.sum() / _denominator(rows, inputs, classes, options)
+    return loss if options.reduction == "none" else loss.sum() / _denominator(inputs, options)
 
+
+def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
+    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
+    classes = _classes(inputs)
+    rows = _rows(inputs, classes, options)
+    loss = _loss(rows, inputs, classes, options)
     with torch.no_grad():
         stats = [rows.shift, rows.sum_exp]
         predicted = rows.x.new_empty(0, dtype=torch.int64)
@@ -209,14 +219,12 @@ def nll(rows: _Rows, inputs: Inputs, options: Options) -> Tensor:
     return value.masked_fill(rows.ignored, 0.0).masked_fill(rows.invalid, math.nan)
 
 
-def backward(
-    grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
-) -> Tensor:
-    """The gradient of the logits: mass p_c - beta v_c - tau [c = y]. Statistics are taken anew."""
+def gradient(grad_loss: Tensor, inputs: Inputs, options: Options) -> Tensor:
+    """The gradient of the logits: mass p_c - beta v_c - tau [c = y]; differentiable in its turn."""
     classes = _classes(inputs)
     rows = _rows(inputs, classes, options)
     scale = grad_loss if options.reduction != "none" else grad_loss.unsqueeze(1)
-    scale = scale / _denominator(rows, inputs, classes, options)
+    scale = scale / _denominator(inputs, options)
     mass = rows.mass
     if options.lse_square_scale != 0:
         mass = mass + 2 * options.lse_square_scale * log_sum_exp(rows, options)
@@ -229,5 +237,12 @@ def backward(
     grad = scale * grad * transform_slope(rows.x, options)
     if rows.ignored is not None and rows.invalid is not None:
         grad = grad.masked_fill(rows.ignored, 0.0).masked_fill(rows.invalid, math.nan)
-    grad = grad.to(inputs.logits.dtype)
-    return inputs.logits.copy_(grad) if inplace else grad
+    return grad.to(inputs.logits.dtype)
+
+
+def backward(
+    grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
+) -> Tensor:
+    """The gradient of the logits; the statistics are taken anew."""
+    grad_logits = gradient(grad_loss, inputs, options)
+    return inputs.logits.copy_(grad_logits) if inplace else grad_logits

@@ -1,5 +1,8 @@
 """The compiled kernels as a backend: the operators of csrc/ops.cpp and their fake versions."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,56 +11,80 @@ from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
-
-def _arguments(inputs: Inputs, options: Options) -> tuple[object, ...]:
-    """The arguments that all operators share, in the schema's order."""
-    return (
-        inputs.weight,
-        inputs.prior,
-        inputs.normalizer,
-        options.ignore_index,
-        REDUCTIONS[options.reduction],
-        options.label_smoothing,
-        options.smooth_over == "others",
-        options.objective == "kl_div",
-        options.from_log_probs,
-        options.lse_square_scale,
-        options.logit_scale,
-        options.softcap or 0.0,
-    )
+Call = Callable[..., Any]  # of an operator, by its name
 
 
-def _index_error(error: RuntimeError) -> Exception:
-    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
-    _, begin, rest = str(error).partition("<IndexError>")
-    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+def _call(name: str, *arguments: object) -> Any:
+    operator = getattr(torch.ops.labelsmooth, name)
+    return (operator.traced if torch.compiler.is_compiling() else operator.default)(*arguments)
 
 
-def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
+def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    ops = torch.ops.labelsmooth
-    shared = _arguments(inputs, options)
-    try:
-        if with_grad and options.inplace:
-            made = ops.forward_.default(*inputs[:2], *shared, options.return_stats)
-            return Outputs._make((*made, inputs.logits))
-        made = ops.forward.default(*inputs[:2], *shared, with_grad, options.return_stats)
-        return Outputs._make(made)
-    except RuntimeError as error:
-        raise _index_error(error) from None
+    tensors = inputs[:2]
+    if with_grad and options.inplace:
+        made = _run(call, "forward_", tensors, inputs, options, options.return_stats)
+        return Outputs(*made, inputs.logits)
+    made = _run(call, "forward", tensors, inputs, options, with_grad, options.return_stats)
+    return Outputs(*made)
 
 
 def backward(
-    grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: Inputs,
+    options: Options,
+    *,
+    inplace: bool,
+    call: Call = _call,
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    ops = torch.ops.labelsmooth
-    arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
+    tensors = (grad_loss, *inputs[:2], row_stats)
     if inplace:
-        ops.backward_.default(*arguments)
+        _run(call, "backward_", tensors, inputs, options)
         return inputs.logits
-    grad_logits: Tensor = ops.backward.default(*arguments)
+    grad_logits: Tensor = _run(call, "backward", tensors, inputs, options)
     return grad_logits
+
+
+def _run(
+    call: Call,
+    name: str,
+    tensors: tuple[Tensor, ...],
+    inputs: Inputs,
+    options: Options,
+    *asked: bool,
+) -> Any:
+    """Calls the operator of that name: first what is its own, then what all of them take."""
+    label_smoothing: float | Tensor = options.label_smoothing
+    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
+        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
+    try:
+        return call(
+            name,
+            *tensors,
+            inputs.weight,
+            inputs.prior,
+            inputs.normalizer,
+            options.ignore_index,
+            REDUCTIONS[options.reduction],
+            label_smoothing,
+            options.smooth_over == "others",
+            options.objective == "kl_div",
+            options.from_log_probs,
+            options.lse_square_scale,
+            options.logit_scale,
+            options.softcap or 0.0,
+            *asked,
+        )
+    except RuntimeError as error:
+        raise _as_index_error(error) from None
+
+
+def _as_index_error(error: RuntimeError) -> Exception:
+    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
+    _, begin, rest = str(error).partition("<IndexError>")
+    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
@@ -78,23 +105,52 @@ def _fake_outputs(
     return loss, row_stats, logits.new_empty(rows if with_stats else 0, dtype=torch.int64)
 
 
-@torch.library.register_fake("labelsmooth::forward")
-def _(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+def _fake_forward(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
     *_, with_grad, with_stats = options
     grad_logits = torch.empty_like(logits) if with_grad else logits.new_empty(0)
     return *_fake_outputs(logits, reduction, with_stats), grad_logits
 
 
-@torch.library.register_fake("labelsmooth::forward_")
-def _(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+def _fake_forward_(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
     return _fake_outputs(logits, reduction, options[-1])
 
 
-@torch.library.register_fake("labelsmooth::backward")
-def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+def _fake_backward(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return torch.empty_like(logits)
 
 
-@torch.library.register_fake("labelsmooth::backward_")
-def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return None
+
+
+FAKES = {
+    "forward": _fake_forward,
+    "forward_": _fake_forward_,
+    "backward": _fake_backward,
+    "backward_": _fake_backward_,
+}
+
+# ---- traced versions -----------------------------------------------------------------------------
+
+
+def _define_traced(name: str, fake: Callable[..., Any]) -> None:
+    """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
+    float would be a constant of the graph, compiled anew whenever it changes."""
+    operator = getattr(torch.ops.labelsmooth, name).default
+    schema = str(operator._schema).partition("(")[2]
+    schema = schema.replace("float label_smoothing", "Tensor label_smoothing")
+    names = [argument.name for argument in operator._schema.arguments]
+    position = names.index("label_smoothing")
+
+    def traced(*arguments: Any) -> Any:
+        label_smoothing = arguments[position].item()
+        return _call(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
+
+    torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
+    torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)
+    for overload in (name, f"{name}.traced"):
+        torch.library.register_fake(f"labelsmooth::{overload}", fake)
+
+
+for _name, _fake in FAKES.items():
+    _define_traced(_name, _fake)

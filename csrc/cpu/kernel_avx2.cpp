@@ -2,6 +2,6 @@
 #define LABELSMOOTH_AVX2
 #include "isa.h"
 // isa.h first
-#include "row_kernel.h"
+#include "process_rows.h"
 LABELSMOOTH_END_TARGET
 #endif

@@ -1,3 +1,3 @@
 #include "isa.h"
 // isa.h first
-#include "row_kernel.h"
+#include "process_rows.h"

@@ -1,29 +1,9 @@
 // A row as the kernel reads it: vectors of classes.
 #pragma once
 
-#include "../kernels.h"
-#include "vec.h"
+#include "vec_math.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
-
-// A buffer of one row, made when it is first needed.
-template <class Element>
-class RowBuffer {
- public:
-  RowBuffer() {}
-  RowBuffer(const RowBuffer&) = delete;
-  RowBuffer& operator=(const RowBuffer&) = delete;
-  ~RowBuffer() { std::free(data_); }
-  Element* get(int64_t classes) {
-    if (!data_)
-      data_ = static_cast<Element*>(std::malloc(static_cast<size_t>(classes) * sizeof(Element)));
-    if (!data_) throw std::bad_alloc();
-    return data_;
-  }
-
- private:
-  Element* data_ = nullptr;
-};
 
 // The hardware's own prefetching ends at the page.
 constexpr int64_t prefetch_bytes = 4096;
@@ -44,22 +24,6 @@ struct Row {
   T* exps;  // where the exponentials are kept for the gradient, or nullptr
   T uniform;
   LossOptions<T> options;
-
-  // 16-bit logits do not need, and would not show, the last bits of an exponential.
-  static LABELSMOOTH_HD V exp_summed(V x) {
-    if constexpr (sizeof(Element) == 2)
-      return exp_to<5>(x);
-    else
-      return exp(x);
-  }
-  static LABELSMOOTH_HD V exp_rounded(V x) {
-    if constexpr (std::is_same_v<Element, BFloat16>)
-      return exp_to<3>(x);
-    else if constexpr (std::is_same_v<Element, Float16>)
-      return exp_to<4>(x);
-    else
-      return exp(x);
-  }
 
   // A vector of classes from c on. In a row's last one only `count` lanes hold classes.
   template <bool whole, class Source>
@@ -94,7 +58,7 @@ struct Row {
     __builtin_prefetch(logits + c + prefetch_bytes / static_cast<int64_t>(sizeof(Element)));
     V difference = logits_at<whole>(c, count) - V(shift);
     if constexpr (!whole) difference = V::first(count, difference, V(-infinity<T>()));
-    const V exp_x = exp_summed(difference);
+    const V exp_x = exp_summed<Element>(difference);
     if (exps) store(exps + c, exp_x);
     stats.sum_exp = stats.sum_exp + exp_x;
     const V coef = coef_at<whole>(c, count, beta, kappa);
@@ -109,7 +73,7 @@ struct Row {
     const V coef = coef_at<whole>(c, count, terms.beta, terms.kappa);
     if (exps && !transformed) return logit_grad(load(exps + c), coef, terms);
     const V x = logits_at<whole>(c, count);
-    const V exp_x = exps ? load(exps + c) : exp_rounded(x - V(terms.shift));
+    const V exp_x = exps ? load(exps + c) : exp_rounded<Element>(x - V(terms.shift));
     return sloped(logit_grad(exp_x, coef, terms), x);
   }
 

@@ -9,11 +9,12 @@
 #pragma once
 
 #include "row.h"
+#include "typed_problem.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
 // Classes that are summed up before they are added to the row's sum.
-constexpr int64_t tile_classes = 16384;
+constexpr int64_t block_classes = 4096;
 // Up to here the gradient takes the exponentials that the statistics left in cache.
 constexpr int64_t kept_classes = 131072;
 // While a row's gradient is written, the next row is fetched, if both fit in cache.
@@ -28,19 +29,12 @@ class RowKernel {
   using V = typename R::V;
 
  public:
-  RowKernel(const LossProblem& problem)
+  explicit RowKernel(const LossProblem& problem)
       : problem_(problem),
+        typed_(problem),
         classes_(problem.classes),
-        prior_(static_cast<const T*>(problem.prior)),
-        sums_{T(problem.class_sums.coef), T(problem.class_sums.coef_log)},
-        options_(narrow_options(problem.options)),
-        row_{nullptr,
-             nullptr,
-             static_cast<const T*>(problem.class_coef),
-             static_cast<const T*>(problem.weight),
-             nullptr,
-             T(1) / static_cast<T>(problem.classes),
-             options_} {}
+        row_{nullptr, nullptr,        typed_.class_coef, typed_.weight,
+             nullptr, typed_.uniform, typed_.options} {}
 
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -58,23 +52,11 @@ class RowKernel {
   }
 
  private:
-  static LossOptions<T> narrow_options(const LossOptions<double>& o) {
-    return {T(o.label_smoothing), T(o.lse_square_scale), T(o.logit_scale),
-            T(o.softcap),         o.over_others,         o.kl_div,
-            o.from_log_probs};
-  }
-
   // ---- the row in hand --------------------------------------------------------------------------
 
-  static Element* row_of(const Matrix& matrix, int64_t row, int64_t inner) {
-    Element* data = static_cast<Element*>(matrix.data);
-    if (inner == 1) return data + row * matrix.outer_stride;
-    return data + (row / inner) * matrix.outer_stride + (row % inner) * matrix.inner_stride;
-  }
-
   // The row's elements, adjacent: in place, or copied into a buffer.
-  const Element* adjacent(const Matrix& matrix, int64_t row, RowBuffer<Element>& buffer) const {
-    const Element* source = row_of(matrix, row, problem_.inner);
+  const Element* adjacent(const Matrix& matrix, int64_t row, Buffer<Element>& buffer) const {
+    const Element* source = typed_.row_of(matrix, row);
     if (matrix.class_stride == 1) return source;
     Element* copy = buffer.get(classes_);
     for (int64_t c = 0; c < classes_; ++c) copy[c] = source[c * matrix.class_stride];
@@ -85,37 +67,35 @@ class RowKernel {
     row_.logits = adjacent(problem_.logits, row, logits_buffer_);
     if constexpr (soft) {
       row_.target_probs = adjacent(problem_.target_probs, row, target_buffer_);
-      terms_ = row_terms(T(0), T(1), T(0), options_);
+      terms_ = row_terms(T(0), T(1), T(0), typed_.options);
       terms_.tau = 0;
     } else {
-      ignored_ = problem_.target[row] == problem_.ignore_index;
+      ignored_ = typed_.ignored(row);
       target_ = ignored_ ? 0 : problem_.target[row];
-      terms_ = row_terms(prior(target_), weight(target_), sums_.coef, options_);
+      terms_ = row_terms(typed_.prior_of(target_), typed_.weight_of(target_), typed_.sums.coef,
+                         typed_.options);
     }
   }
 
   // Fetches the target of a row, where its statistics begin, and tells the gradient what to fetch.
   void read_ahead(int64_t row) {
-    const Element* next = row_of(problem_.logits, row, problem_.inner);
+    const Element* next = typed_.row_of(problem_.logits, row);
     const int64_t stride = problem_.logits.class_stride;
-    if (!soft && problem_.target[row] != problem_.ignore_index)
-      __builtin_prefetch(next + problem_.target[row] * stride);
+    if (!soft && !typed_.ignored(row)) __builtin_prefetch(next + problem_.target[row] * stride);
     read_ahead_ = stride == 1 && classes_ <= read_ahead_classes ? next : nullptr;
   }
 
-  T prior(int64_t c) const { return prior_ ? prior_[c] : row_.uniform; }
-  T weight(int64_t c) const { return row_.weight ? row_.weight[c] : T(1); }
-  T class_coef(int64_t c) const { return has_vectors ? row_.class_coef[c] : row_.uniform; }
   T logit(int64_t c) const { return row_.template logits_at<false>(c, 1).lanes[0]; }
 
   // ---- statistics -------------------------------------------------------------------------------
 
-  // The row in tiles, whose sums are added up so that rounding errors do not grow with the classes.
+  // The row in blocks, whose sums are added up so that rounding errors do not grow with the
+  // classes.
   RowStats<T> row_stats_from(T shift, T beta, T kappa) const {
     const R row = row_;
     RowStats<T> total = {shift, T(0), T(0), T(0)};
-    for (int64_t begin = 0; begin < classes_; begin += tile_classes) {
-      const int64_t end = begin + tile_classes < classes_ ? begin + tile_classes : classes_;
+    for (int64_t begin = 0; begin < classes_; begin += block_classes) {
+      const int64_t end = begin + block_classes < classes_ ? begin + block_classes : classes_;
       RowStats<V> parts[unroll];
       for (RowStats<V>& part : parts) part = empty_stats<V>();
       int64_t c = begin;
@@ -170,7 +150,7 @@ class RowKernel {
     if (soft) terms_.mass = stats_.coef_sum;
     at(problem_.loss, row) = ignored_ ? T(0) : loss();
     if (problem_.predicted) {
-      at(problem_.lse, row) = log_sum_exp(stats_, options_);
+      at(problem_.lse, row) = log_sum_exp(stats_, typed_.options);
       at(problem_.nll, row) = ignored_ ? T(0) : nll();
       problem_.predicted[row] = argmax();
     }
@@ -192,34 +172,35 @@ class RowKernel {
     T target_logit = stats.shift, entropy = 0;
     if constexpr (soft) {
       terms.beta = 1;  // coef_dot holds beta and kappa already
-      if (options_.kl_div) entropy = negative_entropy_of_probs();
+      if (typed_.options.kl_div) entropy = negative_entropy_of_probs();
     } else {
       target_logit = logit(target_);
       if (target_logit == -infinity<T>() && terms.target_coef == 0)
         stats.coef_dot = coef_dot_without_target();
-      if (options_.kl_div)
-        entropy = negative_entropy(terms, prior(target_), weight(target_), sums_);
+      if (typed_.options.kl_div)
+        entropy = negative_entropy(terms, typed_.prior_of(target_), typed_.weight_of(target_),
+                                   typed_.sums);
     }
-    return row_loss(stats, terms, target_logit, stats.shift, options_) + entropy;
+    return row_loss(stats, terms, target_logit, stats.shift, typed_.options) + entropy;
   }
 
   T coef_dot_without_target() const {
     T sum = 0;
     for (int64_t c = 0; c < classes_; ++c)
-      if (c != target_) sum += weighted(class_coef(c), logit(c) - stats_.shift);
+      if (c != target_) sum += weighted(typed_.class_coef_of(c), logit(c) - stats_.shift);
     return sum;
   }
 
   T negative_entropy_of_probs() const {
     T sum = 0;
     for (int64_t c = 0; c < classes_; ++c)
-      sum += soft_negative_entropy(weight(c), prior(c), T(load_one(row_.target_probs + c)),
-                                   terms_.beta, terms_.kappa);
+      sum += soft_negative_entropy(typed_.weight_of(c), typed_.prior_of(c),
+                                   T(load_one(row_.target_probs + c)), terms_.beta, terms_.kappa);
     return sum;
   }
 
   T nll() const {
-    const T lse = log_sum_exp_from(stats_.shift, stats_, options_);
+    const T lse = log_sum_exp_from(stats_.shift, stats_, typed_.options);
     if constexpr (soft) {
       T sum = 0;
       for (int64_t c = 0; c < classes_; ++c)
@@ -255,7 +236,7 @@ class RowKernel {
   // ---- gradient ---------------------------------------------------------------------------------
 
   void write_gradient(int64_t row) {
-    Element* destination = row_of(problem_.grad_logits, row, problem_.inner);
+    Element* destination = typed_.row_of(problem_.grad_logits, row);
     const int64_t stride = problem_.grad_logits.class_stride;
     Element* grad = stride == 1 ? destination : grad_buffer_.get(classes_);
     int64_t c = 0;
@@ -265,7 +246,7 @@ class RowKernel {
     } else {
       const R r = row_;
       const Element* ahead = read_ahead_;
-      const GradTerms<T> terms = grad_terms(stats_, terms_, incoming(row), options_);
+      const GradTerms<T> terms = grad_terms(stats_, terms_, typed_.incoming(row), typed_.options);
       const T target_grad = soft ? T(0) : gradient_at_target(terms);
       for (; c + V::size <= classes_; c += V::size) {
         if (ahead) __builtin_prefetch(ahead + c);
@@ -279,27 +260,17 @@ class RowKernel {
       for (c = 0; c < classes_; ++c) destination[c * stride] = grad[c];
   }
 
-  T incoming(int64_t row) const {
-    T scale = problem_.grad_loss
-                  ? static_cast<const T*>(problem_.grad_loss)[row * problem_.grad_loss_stride]
-                  : T(1);
-    if (problem_.denominator) scale /= *static_cast<const T*>(problem_.denominator);
-    return scale;
-  }
-
   // mass p_y and w_y q_y nearly cancel: p_y takes the very exponential that is in the sum, so that
   // its error cancels too, and the difference is rounded once.
   T gradient_at_target(const GradTerms<T>& terms) const {
     const V x(logit(target_));
-    const V exp_x = R::exp_summed(x - V(terms.shift));
+    const V exp_x = exp_summed<Element>(x - V(terms.shift));
     return row_.sloped(logit_grad(exp_x, V(terms.target_coef), terms), x).lanes[0];
   }
 
   const LossProblem& problem_;
+  const TypedProblem<Element> typed_;
   const int64_t classes_;
-  const T* const prior_;
-  const ClassSums<T> sums_;
-  const LossOptions<T> options_;
 
   // The row in hand.
   R row_;
@@ -308,38 +279,8 @@ class RowKernel {
   const Element* read_ahead_ = nullptr;
   RowTerms<T> terms_{};
   RowStats<T> stats_{};
-  RowBuffer<T> exps_buffer_;
-  RowBuffer<Element> logits_buffer_, target_buffer_, grad_buffer_;
+  Buffer<T> exps_buffer_;
+  Buffer<Element> logits_buffer_, target_buffer_, grad_buffer_;
 };
-
-// ---- from run-time options to a kernel ----------------------------------------------------------
-
-template <class Element, bool has_vectors, bool soft>
-void process_transform(const LossProblem& problem, int64_t begin, int64_t end) {
-  const bool transformed = problem.options.logit_scale != 1 || problem.options.softcap > 0;
-  transformed ? RowKernel<Element, has_vectors, soft, true>(problem).process(begin, end)
-              : RowKernel<Element, has_vectors, soft, false>(problem).process(begin, end);
-}
-
-template <class Element, bool has_vectors>
-void process_target(const LossProblem& problem, int64_t begin, int64_t end) {
-  problem.target ? process_transform<Element, has_vectors, false>(problem, begin, end)
-                 : process_transform<Element, has_vectors, true>(problem, begin, end);
-}
-
-template <class Element>
-void process_element(const LossProblem& problem, int64_t begin, int64_t end) {
-  problem.class_coef ? process_target<Element, true>(problem, begin, end)
-                     : process_target<Element, false>(problem, begin, end);
-}
-
-void process_rows(const LossProblem& problem, int64_t begin, int64_t end) {
-  switch (problem.dtype) {
-    case DType::float32: return process_element<float>(problem, begin, end);
-    case DType::float64: return process_element<double>(problem, begin, end);
-    case DType::bfloat16: return process_element<BFloat16>(problem, begin, end);
-    case DType::float16: return process_element<Float16>(problem, begin, end);
-  }
-}
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

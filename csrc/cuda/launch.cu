@@ -117,7 +117,7 @@ cudaError_t run_accumulating(const LossProblem& problem, Reduction reduction,
           prepare<T>(problem, reduction, normalizer, workspace, stream, prepared))
     return error;
   if (const cudaError_t error = launch_rows_of_dtype(problem, plan, prepared, stream)) return error;
-  if (!problem.loss || reduction == Reduction::none) return cudaSuccess;
+  if (!reduced_loss) return cudaSuccess;
   const RowLosses<T> losses = {static_cast<const T*>(problem.loss),
                                static_cast<const T*>(prepared.denominator),
                                static_cast<T*>(reduced_loss)};

@@ -61,6 +61,7 @@ class RowLauncher {
         stream_(stream) {}
 
   cudaError_t launch() const {
+    if (problem_.rows == 0) return cudaSuccess;
     switch (plan_.kernel) {
       case Kernel::warp: return launch_warp();
       case Kernel::cluster: return launch_cluster();

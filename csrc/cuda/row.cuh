@@ -51,6 +51,11 @@ struct RowSums {
   ProbSums<T> probs = empty<ProbSums<T>>();  // where the target is class probabilities
 };
 
+template <class T>
+__device__ RowSums<T> combine(const RowSums<T>& a, const RowSums<T>& b) {
+  return {combine(a.stats, b.stats), combine(a.best, b.best), combine(a.probs, b.probs)};
+}
+
 template <class Element, bool soft>
 struct Row {
   using T = typename Accumulate<Element>::type;
@@ -90,7 +95,7 @@ struct Row {
   // lanes that share the row one reads.
   __device__ void read_reference(int lanes) {
     T logit = 0;
-    if (threadIdx.x % lanes == 0 && !unread())
+    if ((threadIdx.x & (lanes - 1)) == 0 && !unread())
       logit = problem.transformed_logit(logits()[soft ? 0 : target * problem.logits.class_stride]);
     if (lanes > 1) logit = __shfl_sync(all_lanes, logit, 0, lanes);
     reference = finite_or_zero(logit);
@@ -105,54 +110,57 @@ struct Row {
     return c >= first && c < first + Classes::size ? static_cast<int>(c - first) : -1;
   }
 
-  // The classes of a chunk, and their probabilities; `whole` where all places hold classes of the
-  // row that count, else those of [begin, end) but for `without` do.
-  template <bool whole>
+  // Adds the classes of a chunk, whose places hold the classes from `first` on.
   __device__ void accumulate(RowSums<T>& sums, const Classes& logits, const Classes& probs,
-                             int64_t first, int begin, int end, int without) const {
-    const auto inside = [=](int i) { return whole || (i >= begin && i < end); };
+                             int64_t first, const Span<Element>& span) const {
+    const int begin = span.begin(first), end = span.end(first);
+    const int without = place_of(left_out, first);
+    const bool plain = end - begin == Classes::size && without < 0;
     T x[Classes::size];
-    T largest = -infinity<T>();
 #pragma unroll
-    for (int i = 0; i < Classes::size; ++i) {
-      x[i] = inside(i) ? problem.transformed_logit(logits.at[i]) : -infinity<T>();
-      largest = max(x[i], largest);
+    for (int i = 0; i < Classes::size; ++i) x[i] = problem.transformed_logit(logits.at[i]);
+    if (!plain) {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i)
+        if (i < begin || i >= end) x[i] = -infinity<T>();
     }
+
     RowStats<T>& stats = sums.stats;
+    T largest = x[0];
+#pragma unroll
+    for (int i = 1; i < Classes::size; ++i) largest = max(largest, x[i]);
     if (largest > stats.shift) {
       stats.sum_exp *= exp(stats.shift - finite_or_zero(largest));
       stats.shift = largest;
     }
     const T point = finite_or_zero(stats.shift);
 #pragma unroll
-    for (int i = 0; i < Classes::size; ++i) {
-      stats.sum_exp += exp_of<Element>(x[i] - point);
-      const T difference = x[i] - reference;
-      if (whole && !soft && !problem.class_coef) {
-        stats.coef_dot += problem.uniform * difference;
-      } else if (inside(i) && i != without) {
-        const T coef = coef_at(first + i, probs.at[i], soft ? terms.beta : T(1), terms.kappa);
-        stats.coef_dot += weighted(coef, difference);
-        if constexpr (soft) {
-          stats.coef_sum += coef;
-          accumulate_prob(sums.probs, first + i, T(widen(probs.at[i])), difference);
-        }
-      }
+    for (int i = 0; i < Classes::size; ++i) stats.sum_exp += exp_of<Element>(x[i] - point);
+
+    if (plain && !soft && !problem.class_coef) {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i)
+        stats.coef_dot += problem.uniform * (x[i] - reference);
+    } else {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i)
+        if (i >= begin && i < end && i != without)
+          accumulate_coef(sums, first + i, x[i] - reference, probs.at[i]);
     }
     if (problem.predicted) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
-        if (inside(i)) sums.best = combine(sums.best, Best<T>{x[i], first + i});
+        if (i >= begin && i < end) sums.best = combine(sums.best, Best<T>{x[i], first + i});
     }
   }
 
-  __device__ void accumulate(RowSums<T>& sums, const Classes& logits, const Classes& probs,
-                             int64_t first, const Span<Element>& span) const {
-    const int without = place_of(left_out, first);
-    if (span.whole(first) && without < 0)
-      accumulate<true>(sums, logits, probs, first, 0, Classes::size, -1);
-    else
-      accumulate<false>(sums, logits, probs, first, span.begin(first), span.end(first), without);
+  __device__ void accumulate_coef(RowSums<T>& sums, int64_t c, T difference, Element prob) const {
+    const T coef = coef_at(c, prob, soft ? terms.beta : T(1), terms.kappa);
+    sums.stats.coef_dot += weighted(coef, difference);
+    if constexpr (soft) {
+      sums.stats.coef_sum += coef;
+      accumulate_prob(sums.probs, c, T(widen(prob)), difference);
+    }
   }
 
   __device__ void accumulate_prob(ProbSums<T>& sums, int64_t c, T prob, T difference) const {

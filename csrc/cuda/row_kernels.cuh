@@ -19,15 +19,15 @@ namespace labelsmooth::cuda {
 
 // ---- rows held in shared memory -----------------------------------------------------------------
 
-// The threads that share a row: `size` lanes of a warp.
+// The threads that share a row: `size` lanes of a warp, a power of 2.
 struct Lanes {
   int size;
 
   __device__ int lanes() const { return size; }  // of a warp
-  __device__ int64_t begin(int64_t) const { return static_cast<int>(threadIdx.x) % size; }
+  __device__ int64_t begin(int64_t) const { return threadIdx.x & (size - 1); }
   __device__ int64_t end(int64_t chunks) const { return chunks; }
   __device__ int64_t step() const { return size; }
-  __device__ bool leads() const { return static_cast<int>(threadIdx.x) % size == 0; }
+  __device__ bool leads() const { return (threadIdx.x & (size - 1)) == 0; }
 
   template <class T, bool soft>
   __device__ void combine_sums(RowSums<T>& sums, bool with_best) const {
@@ -156,7 +156,9 @@ __global__ void __launch_bounds__(warp_kernel_threads, 4)
                 int chunks_per_lane) {
   extern __shared__ __align__(16) unsigned char dynamic_shared[];
   Chunk<Element>* held = reinterpret_cast<Chunk<Element>*>(dynamic_shared);
-  const int64_t index = first_row + (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / lanes;
+  const int rows = warp_kernel_threads / lanes;
+  const int64_t index =
+      first_row + int64_t(blockIdx.x) * rows + static_cast<int>(threadIdx.x) / lanes;
   process_held<Element, soft>(problem, index, Lanes{lanes}, held,
                               held + chunks_per_lane * warp_kernel_threads);
 }
@@ -233,11 +235,8 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
 template <class T, bool soft>
 __device__ RowSums<T> combined_parts(const RowSums<T>* part_sums, int parts) {
   RowSums<T> sums;
-  for (int part = static_cast<int>(threadIdx.x % 32); part < parts; part += 32) {
-    sums.stats = combine(sums.stats, part_sums[part].stats);
-    sums.best = combine(sums.best, part_sums[part].best);
-    if constexpr (soft) sums.probs = combine(sums.probs, part_sums[part].probs);
-  }
+  for (int part = static_cast<int>(threadIdx.x % 32); part < parts; part += 32)
+    sums = combine(sums, part_sums[part]);
   sums.stats = warp_combine(sums.stats);
   sums.best = warp_combine(sums.best);
   if constexpr (soft) sums.probs = warp_combine(sums.probs);

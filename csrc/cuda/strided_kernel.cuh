@@ -10,6 +10,7 @@
 namespace labelsmooth::cuda {
 
 constexpr int strided_kernel_threads = 128;
+constexpr int64_t tile_classes = 256;
 
 // Where a thread keeps its row: class c at held[c * threads].
 template <class Element>
@@ -61,11 +62,17 @@ __global__ void __launch_bounds__(strided_kernel_threads, 4)
   if (summed) {
     if (!row.unread()) {
       row.read_reference(1);
-      for (int64_t first = 0; first < problem.classes; first += size) {
-        const Chunk<Element> x = gather(read_logit, first);
-        Chunk<Element> t = x;
-        if constexpr (soft) t = gather(read_prob, first);
-        row.accumulate(sums, x, t, first, span);
+      // In tiles, so that rounding errors do not grow with the classes.
+      for (int64_t tile = 0; tile < problem.classes; tile += tile_classes) {
+        RowSums<T> part;
+        const int64_t end = min(tile + tile_classes, problem.classes);
+        for (int64_t first = tile; first < end; first += size) {
+          const Chunk<Element> x = gather(read_logit, first);
+          Chunk<Element> t = x;
+          if constexpr (soft) t = gather(read_prob, first);
+          row.accumulate(part, x, t, first, span);
+        }
+        sums = combine(sums, part);
       }
     }
     row.close(sums);

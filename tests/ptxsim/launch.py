@@ -30,7 +30,8 @@ class Sim:
     """Runs kernels of one module.
 
     sched   "minpc" or "random"; seed is the random schedule's, and the noise's.
-    noise   approximate results (ex2, lg2, rcp ...) are moved at random by up to this many ulp.
+    noise   approximate results (ex2, lg2, rcp ...) are moved by up to this many ulp, equal ones
+            equally.
     races   check for races and for conflicting writes.
     counts  count sectors and bank conflicts by instruction.
     lanes   how many threads run as one numpy vector (a cluster is never divided).
@@ -55,7 +56,7 @@ class Sim:
         self.module = Module(ptx) if isinstance(ptx, str) else ptx
         self.random, self.noise, self.races, self.counts = sched == "random", noise, races, counts
         self.lanes, self.max_steps = lanes, max_steps
-        self.rng = np.random.default_rng(seed)
+        self.seed, self.rng = seed, np.random.default_rng(seed)
         self.memory = memory or GlobalMemory()
         self.reports: list[Report] = []
         self.symbols = {}
@@ -122,6 +123,7 @@ class Sim:
                 rng=self.rng,
                 random=self.random,
                 noise=self.noise,
+                seed=self.seed,
                 races=self.races,
                 max_steps=self.max_steps,
             )

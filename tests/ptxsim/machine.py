@@ -42,6 +42,7 @@ class Launch:
     rng: np.random.Generator
     random: bool = False  # schedule
     noise: int = 0
+    seed: int = 0  # of the noise
     races: bool = True
     max_steps: int = 10_000_000
 

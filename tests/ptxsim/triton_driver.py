@@ -148,16 +148,33 @@ def _value(kind: str, value: Any) -> Any:
     return float(value) if kind in _FLOATS else int(value)
 
 
+def _until_ptx(
+    backend: Any = None,
+    stages: dict[str, Any] | None = None,
+    options: Any = None,
+    language: Any = None,
+    capability: Any = None,
+) -> tuple[str, str]:
+    """Triton asks for a key of its cache and, where it compiles, shows the stages: the assembler's
+    is left out, for nobody runs what it makes."""
+    if stages is not None:
+        stages["cubin"] = lambda ptx, metadata: b""
+    return "until ptx", "until ptx"
+
+
 @contextlib.contextmanager
 def simulated_triton(device: Device | int, **options: Any) -> Iterator[TritonGpu]:
     """Within the context Triton's launches run in the simulator; options are those of Sim."""
     gpu = TritonGpu(Device.of(device) if isinstance(device, int) else device, options)
     before, launch_metadata = triton.runtime.driver._active, CompiledKernel.launch_metadata
     triton.runtime.driver.set_active(gpu)
+    stages_hook = triton.knobs.runtime.add_stages_inspection_hook
+    triton.knobs.runtime.add_stages_inspection_hook = _until_ptx
     # A launcher gets no reference to the kernel's PTX; this passes it the kernel itself.
     CompiledKernel.launch_metadata = lambda self, grid, stream, *args: self
     try:
         yield gpu
     finally:
         triton.runtime.driver._active = before
+        triton.knobs.runtime.add_stages_inspection_hook = stages_hook
         CompiledKernel.launch_metadata = launch_metadata

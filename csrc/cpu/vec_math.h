@@ -1,0 +1,133 @@
+// exp, log and tanh of vectors.
+#pragma once
+
+#include "vec_memory.h"
+
+namespace labelsmooth::cpu::LABELSMOOTH_ISA {
+
+// Within 2 ulp everywhere, subnormal results included: exp(x) = 2^n exp(r), |r| <= ln(2)/2, with
+// ln(2) in two parts and a minimax polynomial of degree 6 (relative error 3e-9).
+LABELSMOOTH_HD VecF exp(VecF x) {
+  const VecF lowest(-104.0f), highest(89.0f);  // beyond these the result is 0 and infinity
+  x = min(highest, max(lowest, x));
+  const VecF n = round_to_integer(x * VecF(0x1.715476p0f));
+  const VecF r = x - n * VecF(0x1.62e4p-1f) - n * VecF(0x1.7f7d1cp-20f);
+  VecF p = VecF(0.0013814605890087649f) * r + VecF(0.008368709784841112f);
+  p = p * r + VecF(0.041668387518800976f);
+  p = p * r + VecF(0.16666520689145525f);
+  p = p * r + VecF(0.4999999345081127f);
+  p = p * r + VecF(1.0f);
+  p = p * r + VecF(1.0f);
+  return scale_by_power(p, n);
+}
+
+// For sums and for results that are rounded to 16 bits: 2^(x log2(e)) by a minimax polynomial in
+// the fraction of the exponent. Relative error 2^-13.7, 2^-18.5 or 2^-23.4 for degree 3, 4 or 5,
+// and |x| 2^-24 on top.
+template <int degree>
+LABELSMOOTH_HD VecF exp_to(VecF x) {
+#if defined(LABELSMOOTH_AVX512)  // instructions take the fraction and the floor, infinities
+                                 // included
+  const VecF n = x * VecF(0x1.715476p0f);
+  const VecF f(_mm512_reduce_ps(n.lanes, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+  constexpr float coefficients[3][6] = {
+      {0.9999252179696222f, 0.6958335526616711f, 0.22606712273490637f, 0.07802454390044632f},
+      {1.0000025934715828f, 0.6930038318010271f, 0.24144277114490495f, 0.05201143607888232f,
+       0.013534180731129086f},
+      {1.0f, 0.6931513118524164f, 0.24016444974796272f, 0.055799913904627546f,
+       0.009017029813141494f, 0.0018671301209429252f}};
+#else
+  const VecF lowest(-104.0f), highest(89.0f);
+  const VecF t = min(highest, max(lowest, x)) * VecF(0x1.715476p0f);
+  const VecF n = round_to_integer(t);
+  const VecF f = t - n;
+  constexpr float coefficients[3][6] = {
+      {0.9999280735215257f, 0.6932609822216245f, 0.24261112162567738f, 0.055171684091008685f},
+      {0.9999992614911615f, 0.6931218144491647f, 0.2402474459301494f, 0.05591786109621542f,
+       0.009570110972820959f},
+      {1.0f, 0.6931469776109872f, 0.24022242085919782f, 0.05550733692003463f, 0.009671512527609113f,
+       0.0013264745847858326f}};
+#endif
+  VecF p(coefficients[degree - 3][degree]);
+  for (int i = degree - 1; i >= 0; --i) p = p * f + VecF(coefficients[degree - 3][i]);
+  return scale_by_power(p, n);
+}
+
+// Near 0 an odd polynomial, which keeps the relative accuracy; elsewhere 1 - 2 / (exp(2|x|) + 1).
+LABELSMOOTH_HD VecF tanh(VecF x) {
+  const VecF magnitude = select(x > VecF(0.0f), x, -x);
+  const VecF s = x * x;
+  VecF p = VecF(-5.70498872745e-3f) * s + VecF(2.06390887954e-2f);
+  p = p * s + VecF(-5.37397155531e-2f);
+  p = p * s + VecF(1.33314422036e-1f);
+  p = p * s + VecF(-3.33332819422e-1f);
+  const VecF near = x + x * s * p;
+  const VecF far = VecF(1.0f) - VecF(2.0f) / (exp(magnitude + magnitude) + VecF(1.0f));
+  return select(magnitude > VecF(0.625f), select(x > VecF(0.0f), far, -far), near);
+}
+
+// Within 2 ulp: log(m 2^e) with m in [sqrt(1/2), sqrt(2)), a polynomial in m - 1 (Cephes' logf),
+// and ln(2) in two parts.
+LABELSMOOTH_HD VecF log(VecF x) {
+  const VecF scaled = select(VecF(0x1p-126f) > x, x * VecF(0x1p23f), x);  // no subnormal number
+  const Int32s bits = bit_cast<Int32s>(scaled.lanes) - 0x3f3504f3;        // of sqrt(1/2)
+  const VecF m(bit_cast<VecF::Lanes>((bits & 0x007fffff) + 0x3f3504f3));
+  const VecF e = VecF(__builtin_convertvector(bits >> 23, VecF::Lanes)) -
+                 select(VecF(0x1p-126f) > x, VecF(23.0f), VecF(0.0f));
+  const VecF z = m - VecF(1.0f);
+  VecF p = VecF(7.0376836292e-2f) * z + VecF(-1.1514610310e-1f);
+  p = p * z + VecF(1.1676998740e-1f);
+  p = p * z + VecF(-1.2420140846e-1f);
+  p = p * z + VecF(1.4249322787e-1f);
+  p = p * z + VecF(-1.6668057665e-1f);
+  p = p * z + VecF(2.0000714765e-1f);
+  p = p * z + VecF(-2.4999993993e-1f);
+  p = p * z + VecF(3.3333331174e-1f);
+  const VecF zz = z * z;
+  const VecF finite =
+      z + (zz * z * p - e * VecF(2.12194440e-4f) - VecF(0.5f) * zz) + e * VecF(0.693359375f);
+  const VecF infinity(std::numeric_limits<float>::infinity());
+  const VecF positive = select(infinity > x, finite, x);  // infinity and NaN are their own
+  const VecF nan(std::numeric_limits<float>::quiet_NaN());
+  return select(x > VecF(0.0f), positive, select(x == VecF(0.0f), -infinity, nan));
+}
+
+LABELSMOOTH_HD VecD exp(VecD x) {
+  for (int i = 0; i < VecD::size; ++i) x.lanes[i] = ::exp(x.lanes[i]);
+  return x;
+}
+
+LABELSMOOTH_HD VecD tanh(VecD x) {
+  for (int i = 0; i < VecD::size; ++i) x.lanes[i] = ::tanh(x.lanes[i]);
+  return x;
+}
+
+LABELSMOOTH_HD VecD log(VecD x) {
+  for (int i = 0; i < VecD::size; ++i) x.lanes[i] = ::log(x.lanes[i]);
+  return x;
+}
+
+// ---- exponentials of logits of a dtype ----------------------------------------------------------
+
+// Of the sums, and of the target's gradient, which must cancel against them. 16-bit logits do not
+// need, and would not show, the last bits.
+template <class Element>
+LABELSMOOTH_HD VecOf<Element> exp_summed(VecOf<Element> x) {
+  if constexpr (sizeof(Element) == 2)
+    return exp_to<5>(x);
+  else
+    return exp(x);
+}
+
+// Of a gradient that is rounded to the dtype.
+template <class Element>
+LABELSMOOTH_HD VecOf<Element> exp_rounded(VecOf<Element> x) {
+  if constexpr (std::is_same_v<Element, BFloat16>)
+    return exp_to<3>(x);
+  else if constexpr (std::is_same_v<Element, Float16>)
+    return exp_to<4>(x);
+  else
+    return exp(x);
+}
+
+}  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

@@ -1,0 +1,320 @@
+"""The loss as autograd sees it: gradients in one step or in two, and every other derivative.
+
+Kernels give the loss and the gradient of the logits. All else is differentiated out of the eager
+backend's formulas, when it is asked for: the gradients of weight, prior, class probabilities and
+normalizer, second derivatives, forward mode.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from . import _eager, _ops
+from ._checks import check_targets
+from ._problem import Inputs, Options, Outputs
+
+
+def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
+    """The backend's forward, as a node of autograd's graph where there is one."""
+    if _in_transform():
+        return Outputs(*_TransformedLoss.apply(*inputs, options, backend, False))
+    return Outputs(*_Loss.apply(*inputs, options, backend, _is_one_step(inputs, options)))
+
+
+def _is_one_step(inputs: Inputs, options: Options) -> bool:
+    """Whether forward makes the gradient too, in the same pass.
+
+    Not in float16, whose gradients would underflow before the loss scaler's factor is known; not
+    where backward needs the logits for other gradients too.
+    """
+    logits, *others = inputs
+    return (
+        logits.requires_grad
+        and options.reduction != "none"
+        and logits.dtype != torch.float16
+        and torch.is_grad_enabled()
+        and not any(tensor is not None and tensor.requires_grad for tensor in others)
+    )
+
+
+def _forward(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    prior: Tensor | None,
+    normalizer: Tensor | None,
+    options: Options,
+    backend: Any,
+    one_step: bool,
+) -> tuple[Tensor, ...]:
+    inputs = Inputs(logits, target, weight, prior, normalizer)
+    if backend is not _ops or not target.is_cpu:  # its kernels look at them themselves
+        check_targets(inputs, options)
+    outputs = backend.forward(inputs, options, with_grad=one_step)
+    if one_step and options.inplace:
+        _increment_version(logits)
+        return (*outputs[:3], logits.new_empty(0))
+    return tuple(outputs)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.options, ctx.backend, ctx.one_step = inputs
+    _, row_stats, predicted, grad_logits = output
+    ctx.mark_non_differentiable(row_stats, predicted, grad_logits)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, row_stats, grad_logits)
+
+
+class _Loss(Function):
+    """With `one_step`, forward makes the gradient too and backward hands it out; without, backward
+    makes it from the logits and the row statistics."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_loss: Tensor | None, *_: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if grad_loss is None:
+            return (None,) * 8
+        *tensors, row_stats, stored = ctx.saved_tensors
+        others: list[Tensor | None] = [None] * 4
+        if any(ctx.needs_input_grad[1:5]):
+            needed = (False, *ctx.needs_input_grad[1:5])
+            others = _vjp(_eager_loss(ctx.options), tensors, needed, grad_loss)[1:]
+        grad_logits = None
+        if ctx.needs_input_grad[0]:
+            grad_logits = _gradient(ctx, grad_loss, row_stats, Inputs(*tensors), stored)
+        return grad_logits, *others, None, None, None
+
+
+class _TransformedLoss(_Loss):
+    """The same for torch.func and forward mode. Apart because torch.func wants the context set up
+    by itself, for which autograd takes as long as for all else; and torch.compile wants no jvp."""
+
+    forward = staticmethod(_forward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:5])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        tangent = _jvp(_eager_loss(ctx.options), ctx.saved_tensors[:5], tangents[:5])
+        return tangent, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
+        *tensors, options, backend, _ = arguments
+        if in_dims[2:4] != (None, None):  # a weight or prior of each sample: no kernel has that
+            forward = torch.vmap(_eager_forward(options), in_dims[:5], (0, 1, 0, 0))
+            return forward(*tensors), (0, 1, 0, 0)
+        samples = _Samples(info.batch_size, in_dims, tensors, options)
+        loss, row_stats, predicted, empty = apply(samples.rows, samples.row_options, backend)
+        loss = samples.unfold(loss)
+        if options.reduction != "none":
+            loss = loss.flatten(1).sum(1) / samples.denominator()
+        row_stats = row_stats.unflatten(1, (info.batch_size, -1))
+        if options.return_stats:
+            predicted = samples.unfold(predicted)
+        out_dims = (0, 1, 0 if options.return_stats else None, None)
+        return (loss, row_stats, predicted, empty), out_dims
+
+
+def _gradient(
+    ctx: Any, grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, stored: Tensor
+) -> Tensor:
+    """The gradient of the logits, in whatever mode backward runs."""
+    options: Options = ctx.options
+    overwritten = ctx.one_step and options.inplace
+    if torch.compiler.is_compiling():
+        if ctx.one_step:
+            return (inputs.logits if overwritten else stored) * grad_loss
+        return ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
+    if torch.is_grad_enabled() or _in_transform():
+        if overwritten:
+            raise RuntimeError(
+                "create_graph=True needs the logits, which inplace=True has overwritten"
+            )
+        return _Gradient.apply(grad_loss, row_stats, *inputs, options, ctx.backend)
+    kept = _is_read_again(grad_loss)
+    if ctx.one_step:
+        return _scaled(inputs.logits if overwritten else stored, grad_loss, kept=kept)
+    inplace = options.inplace and not kept
+    grad_logits = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
+    if inplace:
+        _increment_version(inputs.logits)
+    return grad_logits
+
+
+def _scaled(grad_logits: Tensor, grad_loss: Tensor, *, kept: bool) -> Tensor:
+    """The stored gradient times the incoming one, nearly always 1; a copy where it is kept."""
+    if kept:
+        return grad_logits * grad_loss
+    if grad_logits.is_cpu and grad_loss.item() == 1.0:
+        return grad_logits
+    return grad_logits.mul_(grad_loss)
+
+
+class _Gradient(Function):
+    """The gradient of the logits as a function that has derivatives itself."""
+
+    @staticmethod
+    def forward(grad_loss: Tensor, row_stats: Tensor, *arguments: Any) -> Tensor:
+        *tensors, options, backend = arguments
+        inputs = Inputs(*tensors)
+        return backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad_loss, _, *tensors, ctx.options, _ = inputs
+        ctx.save_for_backward(grad_loss, *tensors)
+        ctx.save_for_forward(grad_loss, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad
+        function = _eager_gradient(ctx.options)
+        grads = _vjp(function, ctx.saved_tensors, (needed[0], *needed[2:7]), cotangent)
+        return grads[0], None, *grads[1:], None, None
+
+    @staticmethod
+    def jvp(ctx: Any, grad_loss: Any, _: Any, *tangents: Any) -> Tensor:
+        moves = (grad_loss, *tangents[:5])
+        return _jvp(_eager_gradient(ctx.options), ctx.saved_tensors, moves)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        grad_loss: Tensor,
+        row_stats: Tensor,
+        *arguments: Any,
+    ) -> tuple[Tensor, int]:
+        *tensors, options, backend = arguments
+        grad_dim, stats_dim, *dims = in_dims
+        if dims[2:4] != [None, None]:
+            gradient = torch.vmap(_eager_gradient(options), (grad_dim, *dims[:5]))
+            return gradient(grad_loss, *tensors), 0
+        samples = _Samples(info.batch_size, dims, tensors, options)
+        grad_loss = _with_batch(grad_loss, grad_dim, 0, info.batch_size)
+        if options.reduction != "none":
+            scale = grad_loss / samples.denominator()
+            grad_loss = scale.view(-1, *(1,) * (len(samples.shape) - 1)).expand(samples.shape)
+        row_stats = _with_batch(row_stats, stats_dim, 1, info.batch_size).flatten(1)
+        arguments = (*samples.rows, samples.row_options, backend)
+        grad_logits = _Gradient.apply(grad_loss.flatten(0, 1), row_stats, *arguments)
+        return samples.unfold(grad_logits), 0
+
+
+# ---- modes of torch ------------------------------------------------------------------------------
+
+
+def _in_transform() -> bool:
+    """Whether torch.func or forward mode is at work; torch.compile traces through both itself."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+
+
+def _is_read_again(grad_loss: Tensor) -> bool:
+    """Whether another backward through this graph may follow (retain_graph=True), or this one
+    stands for many (is_grads_batched=True)."""
+    return (
+        torch._C._autograd._get_current_graph_task_keep_graph()
+        or torch._C._functorch.is_legacy_batchedtensor(grad_loss)
+    )
+
+
+def _increment_version(tensor: Tensor) -> None:
+    """Tells autograd that a kernel wrote; compiled graphs know it from the schema."""
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(tensor)
+
+
+# ---- vmap ----------------------------------------------------------------------------------------
+
+
+class _Samples:
+    """B problems of N rows each as one of B N rows, whose losses are reduced afterwards."""
+
+    def __init__(self, count: int, in_dims: Any, tensors: Any, options: Options) -> None:
+        logits, target, weight, prior, normalizer = tensors
+        logits = _with_batch(logits, in_dims[0], 0, count)
+        target = _with_batch(target, in_dims[1], 0, count)
+        self.shape = (*logits.shape[:2], *logits.shape[3:])  # (B, N) or (B, N, S)
+        self.rows = Inputs(logits.flatten(0, 1), target.flatten(0, 1), weight, prior, None)
+        self.row_options = replace(options, reduction="none", inplace=False)
+        self._normalizer, self._options = normalizer, options
+
+    def unfold(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(0, self.shape[:2])
+
+    def denominator(self) -> Tensor | float:
+        """What each sample's sum is divided by; (B,) or the same for all."""
+        if self._options.reduction == "sum":
+            return 1.0
+        if self._normalizer is not None:
+            return self._normalizer
+        return self.unfold(_eager.target_weights(self.rows, self._options)).flatten(1).sum(1)
+
+
+def _with_batch(tensor: Tensor, dim: int | None, to: int, count: int) -> Tensor:
+    """With its batch axis at `to`, expanded where it has none."""
+    if dim is not None:
+        return tensor.movedim(dim, to)
+    shape = (*tensor.shape[:to], count, *tensor.shape[to:])
+    return tensor.unsqueeze(to).expand(shape)
+
+
+# ---- derivatives of the eager formulas -----------------------------------------------------------
+
+
+def _eager_forward(options: Options) -> Callable[..., Any]:
+    return lambda *tensors: tuple(_eager.forward(Inputs(*tensors), options, with_grad=False))
+
+
+def _eager_loss(options: Options) -> Callable[..., Tensor]:
+    return lambda *tensors: _eager.loss(Inputs(*tensors), options)
+
+
+def _eager_gradient(options: Options) -> Callable[..., Tensor]:
+    return lambda grad_loss, *tensors: _eager.gradient(grad_loss, Inputs(*tensors), options)
+
+
+def _vjp(function: Any, tensors: Any, needed: Any, cotangent: Tensor) -> list[Tensor | None]:
+    """The gradients of those tensors that are `needed`, None for the others."""
+    function, chosen = _restricted(function, tensors, needed)
+    _, pull_back = torch.func.vjp(function, *chosen)
+    grads = iter(pull_back(cotangent))
+    return [next(grads) if need else None for need in needed]
+
+
+def _jvp(function: Any, tensors: Any, tangents: Any) -> Tensor:
+    """The derivative along the tangents, None being 0: that of the pull-back, which is linear in
+    the cotangent. (torch.func.jvp does not nest in autograd's forward mode.)"""
+    moved = [tangent is not None for tangent in tangents]
+    function, chosen = _restricted(function, tensors, moved)
+    value, pull_back = torch.func.vjp(function, *chosen)
+    _, push_forward = torch.func.vjp(pull_back, torch.zeros_like(value))
+    (derivative,) = push_forward(tuple(t for t in tangents if t is not None))
+    return derivative
+
+
+def _restricted(function: Any, tensors: Any, chosen: Any) -> tuple[Any, list[Tensor]]:
+    """The function of the chosen tensors alone, and these."""
+
+    def restricted(*values: Tensor) -> Tensor:
+        given = iter(values)
+        return function(*(next(given) if c else t for c, t in zip(chosen, tensors, strict=True)))
+
+    return restricted, [tensor for c, tensor in zip(chosen, tensors, strict=True) if c]

@@ -1,0 +1,96 @@
+"""Which backend computes a call: the one lookup, and what it says when it cannot."""
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from . import _C, _eager, _ops
+from ._problem import Backend
+
+CUDA_ARCHITECTURES: str = getattr(_C, "cuda_architectures", "")  # "": not built
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def choose_backend(name: Backend, device: torch.device) -> Any:
+    """The module whose forward and backward compute a call on this device.
+
+    "auto" is the kernels of the device; on a GPU those of CUDA where they were built, else
+    Triton's where triton is installed; else, and on other devices, "eager".
+
+    Raises RuntimeError where a backend is not built, or is not for this device.
+    """
+    if name == "auto":
+        name = _best_for(device)
+    if name == "eager":
+        return _eager
+    if name == "cpu":
+        if device.type not in ("cpu", "meta"):
+            raise RuntimeError(f"backend='cpu': expected logits on the CPU, got {device}")
+        return _ops
+    if name == "cuda":
+        if not CUDA_ARCHITECTURES:
+            raise RuntimeError(
+                "backend='cuda' is not built: install labelsmooth where nvcc is found, or take "
+                "'triton', or 'eager', which runs on every device"
+            )
+        if device.type != "cuda":
+            raise RuntimeError(f"backend='cuda': expected logits on a CUDA device, got {device}")
+        return _ops
+    if not HAS_TRITON:
+        raise RuntimeError(
+            "backend='triton' needs triton: `pip install triton`, or take 'eager', which runs on "
+            "every device"
+        )
+    if not _triton_runs_on(device):
+        raise RuntimeError(
+            f"backend='triton': expected logits on a GPU, or TRITON_INTERPRET=1, got {device}"
+        )
+    from . import _triton
+
+    return _triton
+
+
+def _best_for(device: torch.device) -> Backend:
+    if device.type in ("cpu", "meta"):
+        return "cpu"
+    if device.type != "cuda":
+        return "eager"
+    if CUDA_ARCHITECTURES and torch.version.hip is None:
+        return "cuda"
+    return "triton" if HAS_TRITON else "eager"
+
+
+def _triton_runs_on(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return True
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        return device.type == "cpu"
+    try:
+        driver = triton.runtime.driver.active
+        return bool(driver.get_active_torch_device().type == device.type)
+    except RuntimeError:  # no driver
+        return False
+
+
+def describe_backends() -> dict[str, str]:
+    """What `python -m labelsmooth` says of each."""
+    gpu = torch.cuda.is_available()
+    threads = f"{_C.cpu_instruction_set}, {torch.get_num_threads()} threads"
+    cuda = f"built for {CUDA_ARCHITECTURES}" if CUDA_ARCHITECTURES else "not built: no nvcc found"
+    triton = "not installed"
+    if HAS_TRITON:
+        import triton as installed
+
+        triton = installed.__version__
+    no_gpu = "" if gpu else "; no GPU here"
+    return {
+        "cpu": threads,
+        "cuda": cuda + no_gpu,
+        "triton": triton + no_gpu,
+        "eager": "on every device",
+        "auto on cpu": _best_for(torch.device("cpu")),
+        "auto on cuda": _best_for(torch.device("cuda")),
+    }
