@@ -150,21 +150,13 @@ def _gradient(
     else:
         again = _is_needed_again(grad_loss)
         if ctx.one_step:
-            return _scaled(inputs.logits if overwritten else stored, grad_loss, copy=again)
+            made = inputs.logits if overwritten else stored
+            return made * grad_loss if again else _ops.scaled_(made, grad_loss)
         inplace = options.inplace and not again
     result = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
     if inplace:
         _increment_version(inputs.logits)
     return result
-
-
-def _scaled(grad_logits: Tensor, grad_loss: Tensor, *, copy: bool) -> Tensor:
-    """The stored gradient times the incoming one, which nearly always is 1."""
-    if copy:
-        return grad_logits * grad_loss
-    if grad_logits.is_cpu and grad_loss.item() == 1.0:
-        return grad_logits
-    return grad_logits.mul_(grad_loss)
 
 
 class _Gradient(Function):

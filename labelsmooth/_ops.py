@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C  # noqa: F401  (registers torch.ops.labelsmooth)
+from . import _C  # registers torch.ops.labelsmooth
 from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -87,6 +87,17 @@ def _run(
         options.softcap or 0.0,
         *asked,
     )
+
+
+def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
+    """The gradient times the incoming one, in place; where that is 1, as nearly always, nothing is
+    read or written, which a GPU decides by itself."""
+    if grad_logits.is_cpu:
+        return grad_logits if grad_loss.item() == 1.0 else grad_logits.mul_(grad_loss)
+    if grad_logits.is_cuda and _C.cuda_architectures and grad_logits.is_contiguous():
+        torch.ops.labelsmooth.scale_.default(grad_logits, grad_loss)
+        return grad_logits
+    return grad_logits.mul_(grad_loss)
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
