@@ -40,8 +40,8 @@ def _run(
     """Calls the operator of that name: first what is its own, then what all of them take."""
     operator = getattr(torch.ops.labelsmooth, name)
     label_smoothing: float | Tensor = options.label_smoothing
-    traced = torch.compiler.is_compiling()
-    if traced:  # in a form that stays a variable of the graph
+    traced = torch.compiler.is_compiling() and _is_traced(inputs.logits, options)
+    if traced:  # multiplied, it stays a variable of the graph
         label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
     try:
         return (operator.traced if traced else operator.default)(
@@ -62,6 +62,13 @@ def _run(
         )
     except RuntimeError as error:
         raise _as_index_error(error) from None
+
+
+def _is_traced(logits: Tensor, options: Options) -> bool:
+    """Whether a compiled graph takes the traced overload: not where it would put the only tensor of
+    the CPU into a graph of a device, which keeps it from being a CUDA graph."""
+    is_constant = torch.fx.experimental.symbolic_shapes.has_static_value(options.label_smoothing)
+    return logits.is_cpu or not is_constant
 
 
 def _as_index_error(error: RuntimeError) -> Exception:
@@ -111,7 +118,8 @@ def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
 
 def _define_traced(name: str, fake: Callable[..., Any]) -> None:
     """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
-    float would be a constant of the graph, compiled anew whenever it changes."""
+    float would be a constant of the graph, compiled anew whenever it changes; and a wrong target is
+    an IndexError here too."""
     operator = getattr(torch.ops.labelsmooth, name).default
     schema = str(operator._schema).partition("(")[2]
     schema = schema.replace("float label_smoothing", "Tensor label_smoothing")
