@@ -197,6 +197,24 @@ def test_wrong_target_is_an_error_of_the_compiled_kernel() -> None:
         compiled(torch.randn(2, C), torch.tensor([0, 99]))
 
 
+def test_wrong_target_is_nan_where_nobody_looks() -> None:
+    """The eager formulas in a graph, like a GPU's kernels: that row alone is lost."""
+    compiled = torch.compile(label_smoothing_loss, fullgraph=True, backend="aot_eager")
+    target = torch.tensor([0, 99, 3, -1])
+    right = torch.tensor([True, False, True, False])
+    for reduction in ("none", "mean"):
+        options: dict[str, Any] = {"reduction": reduction, "weight": WEIGHT}
+        logits = torch.randn(4, C, requires_grad=True)
+        loss = compiled(logits, target, **options, backend="eager")
+        expected = label_smoothing_loss(logits[right], target[right], **options)
+        ours, theirs = (torch.autograd.grad(x.sum(), logits)[0] for x in (loss, expected))
+        assert ours[~right].isnan().all()
+        torch.testing.assert_close(ours[right], theirs[right])
+        if reduction == "none":
+            assert loss[~right].isnan().all()
+            torch.testing.assert_close(loss[right], expected)
+
+
 def test_generated_code() -> None:
     """The default compiler, which writes code around the kernel and reuses memory."""
     projection = torch.randn(C, D, requires_grad=True)
