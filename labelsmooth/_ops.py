@@ -20,12 +20,10 @@ def _as_index_error(error: RuntimeError) -> Exception:
     return IndexError(rest.partition("</IndexError>")[0]) if begin else error
 
 
-def _call(name: str, *arguments: object) -> Any:
+def _call(name: str, traced: bool, *arguments: object) -> Any:
     operator = getattr(torch.ops.labelsmooth, name)
-    if torch.compiler.is_compiling():
-        return operator.traced(*arguments)
     try:
-        return operator.default(*arguments)
+        return (operator.traced if traced else operator.default)(*arguments)
     except RuntimeError as error:
         raise _as_index_error(error) from None
 
@@ -68,10 +66,12 @@ def _run(
 ) -> Any:
     """Calls the operator of that name: first what is its own, then what all of them take."""
     label_smoothing: float | Tensor = options.label_smoothing
-    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
+    traced = torch.compiler.is_compiling() and _is_traced(inputs.logits, options)
+    if traced:  # multiplied, it stays a variable of the graph
         label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
     return call(
         name,
+        traced,
         *tensors,
         inputs.weight,
         inputs.prior,
@@ -87,6 +87,13 @@ def _run(
         options.softcap or 0.0,
         *asked,
     )
+
+
+def _is_traced(logits: Tensor, options: Options) -> bool:
+    """Whether a compiled graph takes the traced overload: not where it would put the only tensor of
+    the CPU into a graph of a device, which keeps it from being a CUDA graph."""
+    is_constant = torch.fx.experimental.symbolic_shapes.has_static_value(options.label_smoothing)
+    return logits.is_cpu or not is_constant
 
 
 def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
@@ -148,7 +155,8 @@ FAKES = {
 
 def _define_traced(name: str, fake: Callable[..., Any]) -> None:
     """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
-    float would be a constant of the graph, compiled anew whenever it changes."""
+    float would be a constant of the graph, compiled anew whenever it changes; and a wrong target is
+    an IndexError here too."""
     operator = getattr(torch.ops.labelsmooth, name).default
     schema = str(operator._schema).partition("(")[2]
     schema = schema.replace("float label_smoothing", "Tensor label_smoothing")
@@ -157,7 +165,9 @@ def _define_traced(name: str, fake: Callable[..., Any]) -> None:
 
     def traced(*arguments: Any) -> Any:
         label_smoothing = arguments[position].item()
-        return _call(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
+        return _call(
+            name, False, *arguments[:position], label_smoothing, *arguments[position + 1 :]
+        )
 
     torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
     torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)

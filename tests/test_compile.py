@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from checks import REDUCTIONS
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -75,8 +74,16 @@ def batches(*rest: int, target: tuple[int, ...] = ()) -> list[tuple[Tensor, Tens
     ]
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    ("options", "reduction"),
+    [
+        ("plain", "sum"),
+        ("plain", "none"),
+        ("in place", "mean"),
+        ("in place", "none"),
+        ("all options", "mean"),
+    ],
+)
 def test_training_step(options: str, reduction: str, backend: str) -> None:
     """With the projection before it, whose output nobody else needs."""
     projection = torch.randn(C, D)
@@ -93,17 +100,15 @@ def test_training_step(options: str, reduction: str, backend: str) -> None:
     compiles_once(step, batches(D))
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_changing_smoothing_and_normalizer(reduction: str, backend: str) -> None:
+def test_changing_smoothing_and_normalizer(backend: str) -> None:
     """Numbers that a schedule or a batch changes are variables of the graph."""
 
     def step(logits: Tensor, target: Tensor, smoothing: float, count: float) -> Tensor:
         return label_smoothing_loss(
             logits,
             target,
-            reduction=reduction,
             label_smoothing=smoothing,
-            normalizer=count if reduction == "mean" else None,
+            normalizer=count,
             backend=backend,
         )
 
@@ -112,8 +117,8 @@ def test_changing_smoothing_and_normalizer(reduction: str, backend: str) -> None
     compiles_once(step, calls)
 
 
-def test_module_whose_smoothing_changes(backend: str) -> None:
-    loss = FusedLabelSmoothingLoss(WEIGHT, label_smoothing=0.1, backend=backend)
+def test_module_whose_smoothing_changes() -> None:
+    loss = FusedLabelSmoothingLoss(WEIGHT, label_smoothing=0.1)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(loss, fullgraph=True, backend=counter)
     for number, (logits, target) in enumerate(batches(C), start=1):
@@ -122,16 +127,15 @@ def test_module_whose_smoothing_changes(backend: str) -> None:
     assert counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("rest", [(C, 3), (C, 3, 2)])
-def test_images(rest: tuple[int, ...], backend: str) -> None:
+def test_images() -> None:
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        return label_smoothing_loss(logits, target, label_smoothing=0.1, backend=backend)
+        return label_smoothing_loss(logits, target, label_smoothing=0.1)
 
-    compiles_once(loss, batches(*rest, target=rest[1:]))
+    compiles_once(loss, batches(C, 3, 2, target=(3, 2)))
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_gradients_of_the_other_inputs(reduction: str, backend: str) -> None:
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradients_of_the_other_inputs(reduction: str) -> None:
     def loss(logits: Tensor, scores: Tensor, weight: Tensor) -> Tensor:
         return label_smoothing_loss(
             logits,
@@ -139,7 +143,6 @@ def test_gradients_of_the_other_inputs(reduction: str, backend: str) -> None:
             weight,
             reduction=reduction,
             label_smoothing=0.1,
-            backend=backend,
         )
 
     def leaf(*shape: int) -> Tensor:
@@ -148,23 +151,22 @@ def test_gradients_of_the_other_inputs(reduction: str, backend: str) -> None:
     compiles_once(loss, [(leaf(n, C), leaf(n, C), leaf(C)) for n in SIZES])
 
 
-def test_float16(backend: str) -> None:
+def test_float16() -> None:
     """Whose gradient is made in backward."""
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        return label_smoothing_loss(logits.half(), target, label_smoothing=0.1, backend=backend)
+        return label_smoothing_loss(logits.half(), target, label_smoothing=0.1)
 
     compiles_once(loss, batches(C))
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_logits_from_outside_are_overwritten(reduction: str, backend: str) -> None:
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler looks at it
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_logits_from_outside_are_overwritten(reduction: str) -> None:
     """The graph begins with the logits, so that what it does to them shows."""
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        return label_smoothing_loss(
-            logits, target, reduction=reduction, inplace=True, backend=backend
-        )
+        return label_smoothing_loss(logits, target, reduction=reduction, inplace=True)
 
     leaf, target = batches(C)[0]
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -174,9 +176,9 @@ def test_logits_from_outside_are_overwritten(reduction: str, backend: str) -> No
     torch.testing.assert_close(*grads)
 
 
-def test_statistics(backend: str) -> None:
+def test_statistics() -> None:
     def stats(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        loss, statistics = label_smoothing_loss(logits, target, return_stats=True, backend=backend)
+        loss, statistics = label_smoothing_loss(logits, target, return_stats=True)
         return loss, *statistics
 
     compiled = torch.compile(stats, fullgraph=True, backend="aot_eager")
@@ -195,7 +197,25 @@ def test_wrong_target_is_an_error_of_the_compiled_kernel() -> None:
         compiled(torch.randn(2, C), torch.tensor([0, 99]))
 
 
-def test_generated_code(backend: str) -> None:
+def test_wrong_target_is_nan_where_nobody_looks() -> None:
+    """The eager formulas in a graph, like a GPU's kernels: that row alone is lost."""
+    compiled = torch.compile(label_smoothing_loss, fullgraph=True, backend="aot_eager")
+    target = torch.tensor([0, 99, 3, -1])
+    right = torch.tensor([True, False, True, False])
+    for reduction in ("none", "mean"):
+        options: dict[str, Any] = {"reduction": reduction, "weight": WEIGHT}
+        logits = torch.randn(4, C, requires_grad=True)
+        loss = compiled(logits, target, **options, backend="eager")
+        expected = label_smoothing_loss(logits[right], target[right], **options)
+        ours, theirs = (torch.autograd.grad(x.sum(), logits)[0] for x in (loss, expected))
+        assert ours[~right].isnan().all()
+        torch.testing.assert_close(ours[right], theirs[right])
+        if reduction == "none":
+            assert loss[~right].isnan().all()
+            torch.testing.assert_close(loss[right], expected)
+
+
+def test_generated_code() -> None:
     """The default compiler, which writes code around the kernel and reuses memory."""
     projection = torch.randn(C, D, requires_grad=True)
 
@@ -205,7 +225,6 @@ def test_generated_code(backend: str) -> None:
             target,
             label_smoothing=smoothing,
             inplace=True,
-            backend=backend,
         )
 
     calls = [(h, projection, t, 0.1 * i) for i, (h, t) in enumerate(batches(D))]
@@ -222,12 +241,16 @@ class Model(nn.Module):
         return self.loss(self.layer(hidden), target)
 
 
-@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"inplace": True}, {"reduction": "none", "return_stats": True}]
+    ("options", "strict"),
+    [
+        ({}, True),
+        ({"inplace": True}, False),
+        ({"reduction": "none", "return_stats": True}, False),
+    ],
 )
-def test_export(options: dict[str, Any], strict: bool, backend: str) -> None:
-    model = Model(**options, backend=backend)
+def test_export(options: dict[str, Any], strict: bool) -> None:
+    model = Model(**options)
     (hidden, target), *others = batches(D)
     rows = torch.export.Dim("rows")
     program = torch.export.export(
