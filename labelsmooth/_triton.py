@@ -17,22 +17,22 @@ from ._problem import Inputs, Options, Outputs
 from ._triton_kernels import loss_kernel
 
 
-def _run(name: str, *arguments: object) -> Any:
-    if torch.compiler.is_compiling():  # label_smoothing is a tensor then, see _ops.py
+def _call(name: str, traced: bool, *arguments: object) -> Any:
+    if traced:  # label_smoothing is a tensor then, see _ops.py
         name += "traced" if name.endswith("_") else "_traced"
     return getattr(torch.ops.labelsmooth_triton, name).default(*arguments)
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    return _ops.forward(inputs, options, with_grad=with_grad, run=_run)
+    return _ops.forward(inputs, options, with_grad=with_grad, call=_call)
 
 
 def backward(
     grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    return _ops.backward(grad_loss, row_stats, inputs, options, inplace=inplace, run=_run)
+    return _ops.backward(grad_loss, row_stats, inputs, options, inplace=inplace, call=_call)
 
 
 # ---- how the logits are divided ------------------------------------------------------------------

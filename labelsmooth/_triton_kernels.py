@@ -252,9 +252,7 @@ def combine_sums(a, b):
 def combine_fields(
     a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7
 ):  # as tl.reduce calls it
-    return combine_sums(
-        Sums(a0, a1, a2, a3, a4, a5, a6, a7), Sums(b0, b1, b2, b3, b4, b5, b6, b7)
-    )
+    return combine_sums(Sums(a0, a1, a2, a3, a4, a5, a6, a7), Sums(b0, b1, b2, b3, b4, b5, b6, b7))
 
 
 @triton.jit
@@ -330,9 +328,7 @@ def terms_of(rows, class_sums, options, dtype: tl.constexpr):
 
 @triton.jit
 def with_mass(terms, mass):
-    return RowTerms(
-        terms.beta, terms.kappa, terms.tau, mass, terms.target_prob, terms.target_coef
-    )
+    return RowTerms(terms.beta, terms.kappa, terms.tau, mass, terms.target_prob, terms.target_coef)
 
 
 @triton.jit
@@ -538,9 +534,7 @@ def loss_kernel(
             sums = load_parts(parts, rows, N, dtype, PARTS)
         else:
             end_read = tl.where(tl.max(rows.read.to(tl.int32)) > 0, end, 0)
-            sums = sums_between(
-                rows, begin, end_read, reference, terms, options, WITH_STATS, BLOCK
-            )
+            sums = sums_between(rows, begin, end_read, reference, terms, options, WITH_STATS, BLOCK)
         if STAGE == "parts":
             store_part(parts, rows, N, sums, PARTS)
         else:

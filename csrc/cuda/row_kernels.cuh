@@ -34,6 +34,7 @@ struct Lanes {
     sums.stats = warp_combine(sums.stats, size);
     if (with_best) sums.best = warp_combine(sums.best, size);
     if constexpr (soft) sums.probs = warp_combine(sums.probs, size);
+    __syncwarp();  // the leader has read the reference before another lane overwrites it
   }
   __device__ void leave() const {}
 };
