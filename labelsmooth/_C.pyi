@@ -1,1 +1,3 @@
 cpu_instruction_set: str
+
+def release_memory() -> None: ...
