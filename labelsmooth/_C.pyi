@@ -1,1 +1,2 @@
 cpu_instruction_set: str
+cuda_architectures: str  # that the CUDA kernels were built for; "" without them

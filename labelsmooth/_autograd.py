@@ -100,7 +100,7 @@ class _TransformedLoss(_Loss):
     """The same for torch.func and forward mode. Apart because torch.func wants the context set up
     by itself, for which autograd takes as long as for all else; and torch.compile wants no jvp."""
 
-    forward = staticmethod(_forward)
+    forward = staticmethod(_forward)  # type: ignore[assignment]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -123,7 +123,7 @@ class _TransformedLoss(_Loss):
         loss = samples.unfold(loss)
         if options.reduction != "none":
             loss = loss.flatten(1).sum(1) / samples.denominator()
-        row_stats = row_stats.unflatten(1, (info.batch_size, -1))
+        row_stats = row_stats.reshape(len(row_stats), *samples.shape).flatten(2)
         if options.return_stats:
             predicted = samples.unfold(predicted)
         out_dims = (0, 1, 0 if options.return_stats else None, None)
@@ -136,33 +136,27 @@ def _gradient(
     """The gradient of the logits, in whatever mode backward runs."""
     options: Options = ctx.options
     overwritten = ctx.one_step and options.inplace
+    inplace = False
     if torch.compiler.is_compiling():
         if ctx.one_step:
             return (inputs.logits if overwritten else stored) * grad_loss
-        return ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
-    if torch.is_grad_enabled() or _in_transform():
+    elif torch.is_grad_enabled() or _in_transform():
         if overwritten:
             raise RuntimeError(
                 "create_graph=True needs the logits, which inplace=True has overwritten"
             )
-        return _Gradient.apply(grad_loss, row_stats, *inputs, options, ctx.backend)
-    kept = _is_read_again(grad_loss)
-    if ctx.one_step:
-        return _scaled(inputs.logits if overwritten else stored, grad_loss, kept=kept)
-    inplace = options.inplace and not kept
-    grad_logits = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
+        result: Tensor = _Gradient.apply(grad_loss, row_stats, *inputs, options, ctx.backend)
+        return result
+    else:
+        again = _is_needed_again(grad_loss)
+        if ctx.one_step:
+            made = inputs.logits if overwritten else stored
+            return made * grad_loss if again else _ops.scaled_(made, grad_loss)
+        inplace = options.inplace and not again
+    result = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
     if inplace:
         _increment_version(inputs.logits)
-    return grad_logits
-
-
-def _scaled(grad_logits: Tensor, grad_loss: Tensor, *, kept: bool) -> Tensor:
-    """The stored gradient times the incoming one, nearly always 1; a copy where it is kept."""
-    if kept:
-        return grad_logits * grad_loss
-    if grad_logits.is_cpu and grad_loss.item() == 1.0:
-        return grad_logits
-    return grad_logits.mul_(grad_loss)
+    return result
 
 
 class _Gradient(Function):
@@ -172,7 +166,8 @@ class _Gradient(Function):
     def forward(grad_loss: Tensor, row_stats: Tensor, *arguments: Any) -> Tensor:
         *tensors, options, backend = arguments
         inputs = Inputs(*tensors)
-        return backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
+        grad: Tensor = backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
+        return grad
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -226,7 +221,7 @@ def _in_transform() -> bool:
     )
 
 
-def _is_read_again(grad_loss: Tensor) -> bool:
+def _is_needed_again(grad_loss: Tensor) -> bool:
     """Whether another backward through this graph may follow (retain_graph=True), or this one
     stands for many (is_grads_batched=True)."""
     return (
@@ -257,14 +252,15 @@ class _Samples:
         self._normalizer, self._options = normalizer, options
 
     def unfold(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(0, self.shape[:2])
+        return rows.reshape(*self.shape[:2], *rows.shape[1:])
 
     def denominator(self) -> Tensor | float:
         """What each sample's sum is divided by; (B,) or the same for all."""
         if self._options.reduction == "sum":
             return 1.0
         if self._normalizer is not None:
-            return self._normalizer
+            normalizer: Tensor = self._normalizer
+            return normalizer
         return self.unfold(_eager.target_weights(self.rows, self._options)).flatten(1).sum(1)
 
 
@@ -294,7 +290,7 @@ def _eager_gradient(options: Options) -> Callable[..., Tensor]:
 def _vjp(function: Any, tensors: Any, needed: Any, cotangent: Tensor) -> list[Tensor | None]:
     """The gradients of those tensors that are `needed`, None for the others."""
     function, chosen = _restricted(function, tensors, needed)
-    _, pull_back = torch.func.vjp(function, *chosen)
+    pull_back = torch.func.vjp(function, *chosen)[1]
     grads = iter(pull_back(cotangent))
     return [next(grads) if need else None for need in needed]
 
@@ -304,16 +300,16 @@ def _jvp(function: Any, tensors: Any, tangents: Any) -> Tensor:
     the cotangent. (torch.func.jvp does not nest in autograd's forward mode.)"""
     moved = [tangent is not None for tangent in tangents]
     function, chosen = _restricted(function, tensors, moved)
-    value, pull_back = torch.func.vjp(function, *chosen)
-    _, push_forward = torch.func.vjp(pull_back, torch.zeros_like(value))
-    (derivative,) = push_forward(tuple(t for t in tangents if t is not None))
+    value, pull_back = torch.func.vjp(function, *chosen)[:2]
+    push_forward = torch.func.vjp(pull_back, torch.zeros_like(value))[1]
+    derivative: Tensor = push_forward(tuple(t for t in tangents if t is not None))[0]
     return derivative
 
 
 def _restricted(function: Any, tensors: Any, chosen: Any) -> tuple[Any, list[Tensor]]:
     """The function of the chosen tensors alone, and these."""
 
-    def restricted(*values: Tensor) -> Tensor:
+    def restricted(*values: Tensor) -> Any:
         given = iter(values)
         return function(*(next(given) if c else t for c, t in zip(chosen, tensors, strict=True)))
 

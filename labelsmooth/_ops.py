@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C  # noqa: F401  (registers torch.ops.labelsmooth)
+from . import _C  # registers torch.ops.labelsmooth
 from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -14,9 +14,18 @@ REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 Call = Callable[..., Any]  # of an operator, by its name
 
 
-def _call(name: str, *arguments: object) -> Any:
+def _as_index_error(error: RuntimeError) -> Exception:
+    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
+    _, begin, rest = str(error).partition("<IndexError>")
+    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+
+
+def _call(name: str, traced: bool, *arguments: object) -> Any:
     operator = getattr(torch.ops.labelsmooth, name)
-    return (operator.traced if torch.compiler.is_compiling() else operator.default)(*arguments)
+    try:
+        return (operator.traced if traced else operator.default)(*arguments)
+    except RuntimeError as error:
+        raise _as_index_error(error) from None
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
@@ -24,9 +33,9 @@ def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _
     tensors = inputs[:2]
     if with_grad and options.inplace:
         made = _run(call, "forward_", tensors, inputs, options, options.return_stats)
-        return Outputs(*made, inputs.logits)
+        return Outputs._make((*made, inputs.logits))
     made = _run(call, "forward", tensors, inputs, options, with_grad, options.return_stats)
-    return Outputs(*made)
+    return Outputs._make(made)
 
 
 def backward(
@@ -57,34 +66,45 @@ def _run(
 ) -> Any:
     """Calls the operator of that name: first what is its own, then what all of them take."""
     label_smoothing: float | Tensor = options.label_smoothing
-    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
+    traced = torch.compiler.is_compiling() and _is_traced(inputs.logits, options)
+    if traced:  # multiplied, it stays a variable of the graph
         label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
-    try:
-        return call(
-            name,
-            *tensors,
-            inputs.weight,
-            inputs.prior,
-            inputs.normalizer,
-            options.ignore_index,
-            REDUCTIONS[options.reduction],
-            label_smoothing,
-            options.smooth_over == "others",
-            options.objective == "kl_div",
-            options.from_log_probs,
-            options.lse_square_scale,
-            options.logit_scale,
-            options.softcap or 0.0,
-            *asked,
-        )
-    except RuntimeError as error:
-        raise _as_index_error(error) from None
+    return call(
+        name,
+        traced,
+        *tensors,
+        inputs.weight,
+        inputs.prior,
+        inputs.normalizer,
+        options.ignore_index,
+        REDUCTIONS[options.reduction],
+        label_smoothing,
+        options.smooth_over == "others",
+        options.objective == "kl_div",
+        options.from_log_probs,
+        options.lse_square_scale,
+        options.logit_scale,
+        options.softcap or 0.0,
+        *asked,
+    )
 
 
-def _as_index_error(error: RuntimeError) -> Exception:
-    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
-    _, begin, rest = str(error).partition("<IndexError>")
-    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+def _is_traced(logits: Tensor, options: Options) -> bool:
+    """Whether a compiled graph takes the traced overload: not where it would put the only tensor of
+    the CPU into a graph of a device, which keeps it from being a CUDA graph."""
+    is_constant = torch.fx.experimental.symbolic_shapes.has_static_value(options.label_smoothing)
+    return logits.is_cpu or not is_constant
+
+
+def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
+    """The gradient times the incoming one, in place; where that is 1, as nearly always, nothing is
+    read or written, which a GPU decides by itself."""
+    if grad_logits.is_cpu:
+        return grad_logits if grad_loss.item() == 1.0 else grad_logits.mul_(grad_loss)
+    if grad_logits.is_cuda and _C.cuda_architectures and grad_logits.is_contiguous():
+        torch.ops.labelsmooth.scale_.default(grad_logits, grad_loss)
+        return grad_logits
+    return grad_logits.mul_(grad_loss)
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
@@ -135,7 +155,8 @@ FAKES = {
 
 def _define_traced(name: str, fake: Callable[..., Any]) -> None:
     """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
-    float would be a constant of the graph, compiled anew whenever it changes."""
+    float would be a constant of the graph, compiled anew whenever it changes; and a wrong target is
+    an IndexError here too."""
     operator = getattr(torch.ops.labelsmooth, name).default
     schema = str(operator._schema).partition("(")[2]
     schema = schema.replace("float label_smoothing", "Tensor label_smoothing")
@@ -144,7 +165,9 @@ def _define_traced(name: str, fake: Callable[..., Any]) -> None:
 
     def traced(*arguments: Any) -> Any:
         label_smoothing = arguments[position].item()
-        return _call(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
+        return _call(
+            name, False, *arguments[:position], label_smoothing, *arguments[position + 1 :]
+        )
 
     torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
     torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)

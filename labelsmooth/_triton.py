@@ -17,8 +17,8 @@ from ._problem import Inputs, Options, Outputs
 from ._triton_kernels import loss_kernel
 
 
-def _call(name: str, *arguments: object) -> Any:
-    if torch.compiler.is_compiling():  # label_smoothing is a tensor then, see _ops.py
+def _call(name: str, traced: bool, *arguments: object) -> Any:
+    if traced:  # label_smoothing is a tensor then, see _ops.py
         name += "traced" if name.endswith("_") else "_traced"
     return getattr(torch.ops.labelsmooth_triton, name).default(*arguments)
 

@@ -9,27 +9,33 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from checks import loss_dtype
 from ptxsim import CudaLibrary, Device, build_library
 from ptxsim.counters import Report
 from ptxsim.cuda_runtime import Gpu
 from torch import Tensor
 
 import labelsmooth
+from labelsmooth._ops import REDUCTIONS
 from labelsmooth._problem import Inputs, Options, Outputs
 
 CSRC = Path(__file__).parent.parent / "csrc"
 SHIM = Path(__file__).parent / "cpp" / "cuda_launchers.cpp"
 EXTENSION = Path(labelsmooth.__file__).parent / "_C.abi3.so"
 OBJECTS = Path(__file__).parent.parent / "build" / "inplace" / "cuda"
-ARCHS = (80, 90, 100, 120)
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-REDUCTIONS = ["none", "mean", "sum"]
-KERNELS = ["warp", "cluster", "parts", "strided"]
+ARCHS = (80, 90, 100, 120)  # as setup.py
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]  # DType of kernels.h
+
+needs_cuda = pytest.mark.skipif(
+    not labelsmooth._C.cuda_architectures, reason="the extension was built without nvcc"
+)
 
 
 def _fields(kind: Any, *names: str) -> list[tuple[str, Any]]:
@@ -102,28 +108,32 @@ class Plan(ctypes.Structure):
     """csrc/cuda/plan.h."""
 
     _fields_ = [
-        *_fields(ctypes.c_int, "kernel", "lanes", "cluster", "threads", "chunks"),
+        *_fields(ctypes.c_int, "kernel_number", "lanes", "cluster", "threads", "chunks"),
         ("shared_bytes", ctypes.c_int64),
         ("parts", ctypes.c_int),
     ]
 
-
-def link(objects: list[Path], *, ptx_from: Path | None = None) -> CudaLibrary:
-    """Launchers for the simulator from the kernels' sources or objects."""
-    folder = tempfile.mkdtemp(prefix="labelsmooth-launchers-")
-    sources = [*objects, CSRC / "cuda" / "plan.cpp", SHIM]
-    library = CudaLibrary(
-        build_library(sources, folder, archs=(90,), flags=(f"-I{CSRC}",)), ptx_from=ptx_from
-    )
-    assert library.function("problem_bytes")() == ctypes.sizeof(LossProblem)
-    assert library.function("plan_bytes")() == ctypes.sizeof(Plan)
-    return library
+    @property
+    def kernel(self) -> str:
+        return ("warp", "cluster", "parts", "strided")[self.kernel_number]
 
 
 @functools.cache
 def built_library() -> CudaLibrary:
-    """The launchers and the PTX of the extension as it is built in place."""
-    return link(sorted(OBJECTS.glob("*.o")), ptx_from=EXTENSION)
+    """The launchers and the PTX of the extension as it is built in place.
+
+    The extension has a real CUDA runtime in it; so its kernels' objects are linked once more, with
+    the simulator's.
+    """
+    objects = sorted(OBJECTS.glob("*.o"))
+    assert objects, f"no kernels in {OBJECTS}: the extension was not built in place"
+    folder = tempfile.mkdtemp(prefix="labelsmooth-launchers-")
+    sources = [*objects, CSRC / "cuda" / "plan.cpp", SHIM]
+    path = build_library(sources, folder, flags=(f"-I{CSRC}",))
+    library = CudaLibrary(path, ptx_from=EXTENSION)
+    assert library.function("problem_bytes")() == ctypes.sizeof(LossProblem)
+    assert library.function("plan_bytes")() == ctypes.sizeof(Plan)
+    return library
 
 
 def make_plan(problem: LossProblem, arch: int) -> Plan:
@@ -138,12 +148,20 @@ def simulated_cuda(arch: int, **options: Any) -> SimulatedCuda:
     return SimulatedCuda(built_library().on(Device.of(arch), **options))
 
 
-def accumulate_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def kernel_of(report: Report) -> str:
+    """ "warp", "cluster", "sums", "finish", "gradient", "strided", "sum" or "scale"."""
+    [name] = re.findall(r"\d([a-z]+)_kernel", report.kernel)
+    return str(name)
 
 
 class SimulatedCuda:
-    """The pair of functions that labelsmooth._ops has, on one simulated GPU."""
+    """The pair of functions that labelsmooth._ops has, on one simulated GPU.
+
+    `logits` and `grad_logits` are those of the last call, whose traffic is in `reports`.
+    """
+
+    logits: Tensor
+    grad_logits: Tensor
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
@@ -153,7 +171,7 @@ class SimulatedCuda:
         return self.gpu.reports
 
     def forward(self, inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
-        logits, dtype = inputs.logits, accumulate_dtype(inputs.logits)
+        logits, dtype = inputs.logits, loss_dtype(inputs.logits)
         rows = logits[:, 0].shape
         loss = torch.empty(rows, dtype=dtype)
         row_stats = torch.empty(4 if options.return_stats else 2, loss.numel(), dtype=dtype)
@@ -161,6 +179,7 @@ class SimulatedCuda:
         grad = torch.empty(0)
         if with_grad:
             grad = logits if options.inplace else torch.empty_like(logits)
+        self.logits, self.grad_logits = logits, grad
         call = _Call(self.gpu, inputs, options)
         call.problem.loss = call.output(loss)
         call.take_stats(row_stats, self.gpu.output)
@@ -185,6 +204,7 @@ class SimulatedCuda:
         inplace: bool,
     ) -> Tensor:
         grad = inputs.logits if inplace else torch.empty_like(inputs.logits)
+        self.logits, self.grad_logits = inputs.logits, grad
         call = _Call(self.gpu, inputs, options)
         call.problem.grad_loss = call.input(grad_loss.contiguous())
         call.problem.grad_loss_stride = int(options.reduction == "none")
@@ -239,7 +259,7 @@ class _Call:
 
     def run(self, reduced_loss: Tensor | None) -> None:
         bytes_needed = ctypes.c_int64()
-        problem, reduction = ctypes.byref(self.problem), REDUCTIONS.index(self.options.reduction)
+        problem, reduction = ctypes.byref(self.problem), REDUCTIONS[self.options.reduction]
         self.gpu.call("workspace_bytes", problem, ctypes.byref(bytes_needed))
         workspace = torch.empty(bytes_needed.value, dtype=torch.uint8)
         self.gpu.output(workspace)
@@ -250,7 +270,8 @@ class _Call:
         )
         assert status == 0, f"cudaError_t {status}"
         for output in self.outputs:
-            assert output.numel() == 0 or self.gpu.written(output)
+            unwritten = output.numel() > 0 and not self.gpu.written(output)
+            assert not unwritten, "not all of an output is written"
 
 
 def problem_of(inputs: Inputs, options: Options) -> LossProblem:

@@ -150,6 +150,10 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
 constexpr int warp_kernel_threads = 128;
 constexpr int cluster_kernel_threads = 512;  // at most
 
+// Blocks of that many threads for whose registers a multiprocessor has room.
+template <class Element, bool soft>
+constexpr int cluster_kernel_blocks = soft || sizeof(Element) == 8 ? 1 : 2;
+
 template <class Element, bool soft>
 __global__ void __launch_bounds__(warp_kernel_threads, 4)
     warp_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, int lanes,
@@ -164,7 +168,7 @@ __global__ void __launch_bounds__(warp_kernel_threads, 4)
 }
 
 template <class Element, bool soft>
-__global__ void __launch_bounds__(cluster_kernel_threads, 1)
+__global__ void __launch_bounds__(cluster_kernel_threads, cluster_kernel_blocks<Element, soft>)
     cluster_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, int size,
                    int chunks_per_block) {
   using T = typename Problem<Element>::T;
@@ -180,8 +184,8 @@ __global__ void __launch_bounds__(cluster_kernel_threads, 1)
 constexpr int part_kernel_threads = 256;
 
 // Chunks whose loads are under way before the first is needed.
-template <bool soft>
-constexpr int ahead = soft ? 2 : 4;
+template <class Element, bool soft>
+constexpr int ahead = soft || sizeof(Element) == 8 ? 2 : 4;
 
 // A part of a row: chunks [begin, end).
 struct Part {
@@ -208,19 +212,19 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   const Part part(span.chunks(), static_cast<int>(blockIdx.x) % parts, parts);
   row.read_reference(32);
 
+  constexpr int depth = ahead<Element, soft>;
   RowSums<T> sums;
-  for (int64_t begin = part.begin + threadIdx.x; begin < part.end;
-       begin += ahead<soft> * blockDim.x) {
-    Chunk<Element> held[ahead<soft>], held_probs[soft ? ahead<soft> : 1];
+  for (int64_t begin = part.begin + threadIdx.x; begin < part.end; begin += depth * blockDim.x) {
+    Chunk<Element> held[depth], held_probs[soft ? depth : 1];
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk >= part.end) continue;
       held[k] = span.load(logits, span.first(chunk), true);
       if constexpr (soft) held_probs[k] = span.load(probs, span.first(chunk), probs_aligned);
     }
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk < part.end)
         row.accumulate(sums, held[k], held_probs[soft ? k : 0], span.first(chunk), span);
@@ -283,18 +287,18 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   const GradTerms<T> terms = row.grad_terms_from(sums.stats);
   const bool filled = row.ignored || row.invalid;
 
-  for (int64_t begin = part.begin + threadIdx.x; begin < part.end;
-       begin += ahead<soft> * blockDim.x) {
-    Chunk<Element> held[ahead<soft>], held_probs[soft ? ahead<soft> : 1];
+  constexpr int depth = ahead<Element, soft>;
+  for (int64_t begin = part.begin + threadIdx.x; begin < part.end; begin += depth * blockDim.x) {
+    Chunk<Element> held[depth], held_probs[soft ? depth : 1];
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk >= part.end || filled) continue;
       held[k] = span.load(logits, span.first(chunk), true);
       if constexpr (soft) held_probs[k] = span.load(probs, span.first(chunk), probs_aligned);
     }
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk >= part.end) continue;
       const int64_t first = span.first(chunk);
