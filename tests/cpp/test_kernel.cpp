@@ -14,20 +14,88 @@ using namespace labelsmooth;
 
 namespace {
 
+// Elements of logits, from and to double.
+
+struct BFloat16 {
+  uint16_t bits;
+  BFloat16(double value) {
+    const auto narrow = static_cast<float>(value);
+    uint32_t wide;
+    std::memcpy(&wide, &narrow, sizeof(wide));
+    bits = static_cast<uint16_t>((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+  }
+  operator double() const {
+    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof(value));
+    return static_cast<double>(value);
+  }
+};
+
+struct Float16 {
+  uint16_t bits;
+  Float16(double value) {  // no overflow here
+    int exponent;
+    const double fraction = std::frexp(std::fabs(value), &exponent);
+    const long magnitude = exponent < -13
+                               ? std::lround(std::ldexp(std::fabs(value), 24))
+                               : ((exponent + 14) << 10) + std::lround(2048 * fraction - 1024);
+    bits = static_cast<uint16_t>(magnitude | (std::signbit(value) ? 0x8000 : 0));
+  }
+  operator double() const {
+    const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    const double magnitude =
+        exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+    return bits & 0x8000 ? -magnitude : magnitude;
+  }
+};
+
+// `rounding`: half the distance of neighbours, relative, where the gradient is rounded once more
+// than the accumulate dtype A is.
+template <class Element>
+struct Format;
+template <>
+struct Format<float> {
+  using A = float;
+  static constexpr DType dtype = DType::float32;
+  static constexpr double rounding = 0;
+};
+template <>
+struct Format<double> {
+  using A = double;
+  static constexpr DType dtype = DType::float64;
+  static constexpr double rounding = 0;
+};
+template <>
+struct Format<BFloat16> {
+  using A = float;
+  static constexpr DType dtype = DType::bfloat16;
+  static constexpr double rounding = 0x1p-8;
+};
+template <>
+struct Format<Float16> {
+  using A = float;
+  static constexpr DType dtype = DType::float16;
+  static constexpr double rounding = 0x1p-11;
+};
+
 struct Case {
   int64_t rows, classes;
   int64_t class_stride;  // 1, or rows: the class axis lies across
   bool vectors, probabilities, transformed, inplace, stats;
 };
 
-// Everything that a call reads and writes, in T; poisoned where it is to be written.
-template <class T>
+// Everything that a call reads and writes; poisoned where it is to be written.
+template <class Element>
 class Call {
  public:
+  using T = typename Format<Element>::A;
+
   Call(const Case& c, Random& random) : case_(c) {
     const auto size = static_cast<size_t>(c.rows * c.classes),
                classes = static_cast<size_t>(c.classes);
-    for (size_t i = 0; i < size; ++i) logits.push_back(static_cast<T>(12 * random.uniform() - 6));
+    for (size_t i = 0; i < size; ++i)
+      logits.push_back(static_cast<Element>(12 * random.uniform() - 6));
     double prior_sum = 0;
     for (size_t k = 0; k < classes; ++k) {
       weight.push_back(static_cast<T>(c.vectors ? 0.5 + random.uniform() : 1));
@@ -41,9 +109,9 @@ class Call {
     }
     if (c.probabilities) {
       for (size_t i = 0; i < size; ++i)
-        probs.push_back(static_cast<T>(random.uniform() / c.classes));
+        probs.push_back(static_cast<Element>(random.uniform() / static_cast<double>(c.classes)));
     }
-    grad.assign(size, T(-77));
+    grad.assign(size, Element(-77));
     for (auto* values : {&loss, &row_shift, &row_sum_exp, &lse, &nll})
       values->assign(target.size(), T(-77));
     predicted.assign(target.size(), -77);
@@ -51,10 +119,10 @@ class Call {
 
   LossProblem problem() {
     LossProblem p;
-    p.dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
+    p.dtype = Format<Element>::dtype;
     p.rows = case_.rows;
     p.classes = case_.classes;
-    const auto matrix = [&](std::vector<T>& data) {
+    const auto matrix = [&](std::vector<Element>& data) {
       return Matrix{data.data(), case_.class_stride == 1 ? case_.classes : 1, case_.class_stride,
                     0};
     };
@@ -100,21 +168,22 @@ class Call {
     return d;
   }
 
-  std::vector<T> logits, weight, prior, coef, probs, grad, loss, row_shift, row_sum_exp, lse, nll;
+  std::vector<Element> logits, probs, grad;
+  std::vector<T> weight, prior, coef, loss, row_shift, row_sum_exp, lse, nll;
   std::vector<int64_t> target, predicted;
 
  private:
   Case case_;
 };
 
-template <class T>
+template <class Element>
 void check(const Case& c) {
   Random random;
-  Call<T> call(c, random);
-  const Call<T> before = call;
+  Call<Element> call(c, random);
+  const Call<Element> before = call;
   cpu::process_rows(call.problem(), 0, c.rows);
-  const double tolerance = sizeof(T) == 4 ? 4e-6 : 1e-13;
-  const std::vector<T>& grad = c.inplace ? call.logits : call.grad;
+  const double tolerance = Format<Element>::dtype == DType::float64 ? 1e-13 : 4e-6;
+  const std::vector<Element>& grad = c.inplace ? call.logits : call.grad;
   for (int64_t row = 0; row < c.rows; ++row) {
     const auto r = static_cast<size_t>(row);
     const bool ignored = !c.probabilities && call.target[r] == -100;
@@ -127,8 +196,10 @@ void check(const Case& c) {
     for (int64_t k = 0; k < c.classes; k += 1 + c.classes / 50) {
       const double expected = ignored ? 0 : dense.grad(static_cast<size_t>(k));
       const double value = grad[call.index(row, k)];
-      CHECK(close(value, expected, tolerance), "C %ld row %ld class %ld: %g, expected %g",
-            c.classes, row, k, value, expected);
+      // The exponentials of 16-bit logits have a 16th of the rounding for themselves.
+      const double rounding = Format<Element>::rounding * (std::fabs(expected) + 1. / 16);
+      CHECK(close(value, expected, tolerance + rounding),
+            "C %ld row %ld class %ld: %g, expected %g", c.classes, row, k, value, expected);
     }
   }
 }
@@ -174,11 +245,15 @@ int main() {
                       (bits & 16) != 0};
       check<float>(c);
       check<double>(c);
-      if (classes < 100) {
-        Case across = c;
-        across.class_stride = rows;
-        check<float>(across);
-      }
+      check<BFloat16>(c);
+      check<Float16>(c);
+      if (classes > 1000) continue;
+      Case across = c;  // more rows than lanes, and a part of a vector
+      across.rows = across.class_stride = 21;
+      check<float>(across);
+      check<double>(across);
+      check<BFloat16>(across);
+      check<Float16>(across);
     }
   }
   on_threads();
