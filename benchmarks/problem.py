@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 class Problem:
-    """Logits (N, C) and target (N,), both random, with all that a contestant needs around them.
+    """Random logits (N, C, ...) and target (N, ...), with all that a contestant needs around them.
 
     `pristine` is never written to. `buffer` holds the logits that a contestant sees and may
     destroy; `refresh()` restores it. The gradient that arrives at the logits stays in `grad` until
     the next `refresh()`, so that giving its memory back is in nobody's time.
     """
 
-    def __init__(self, rows: int, classes: int, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.pristine = torch.randn(rows, classes, generator=generator).to(dtype)
-        self.target = torch.randint(classes, (rows,), generator=generator)
+        self.pristine = torch.randn(shape, generator=generator).to(dtype)
+        self.target = torch.randint(shape[1], shape[:1] + shape[2:], generator=generator)
         self.buffer = self.pristine.clone()
         self.copy = self.pristine.clone()
         self.grad: Tensor | None = None
