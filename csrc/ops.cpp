@@ -54,9 +54,7 @@ auto with_call(Use use, const Tensor& logits, Arguments&&... arguments) {
 // ---- operators ----------------------------------------------------------------------------------
 
 Tensor new_gradient(const Tensor& logits) {
-  Tensor grad_logits = torch::stable::empty_like(logits);
-  if (grad_logits.is_cpu()) advise_huge_pages(grad_logits);
-  return grad_logits;
+  return logits.is_cpu() ? new_cpu_gradient(logits) : torch::stable::empty_like(logits);
 }
 
 // Returns loss, row_stats, predicted and the gradient, if it is wanted: `loss` (), or (N,) for
@@ -139,10 +137,18 @@ STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CUDA, m) {
 }
 #endif
 
+PyObject* release_memory(PyObject*, PyObject*) {
+  labelsmooth::cpu::release_kept();
+  Py_RETURN_NONE;
+}
+
 // Importing labelsmooth._C registers the operators; the module itself says what was built.
 PyMODINIT_FUNC PyInit__C() {
+  static PyMethodDef methods[] = {{"release_memory", release_memory, METH_NOARGS,
+                                   "Gives memory that is kept for gradients to the system."},
+                                  {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   const char* instruction_set = nullptr;
   try {
     instruction_set = labelsmooth::cpu::instruction_set();

@@ -3,28 +3,37 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <numeric>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
+#include "cpu/kept_memory.h"
 #include "torch_call.h"
 
 namespace labelsmooth {
 
-// Large tensors on huge pages: most of the time that a fresh N x C tensor costs goes into its page
-// faults.
-inline void advise_huge_pages(const Tensor& tensor) {
-#if defined(__linux__)
-  constexpr uintptr_t huge_page = 2 << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const auto end = begin + static_cast<uintptr_t>(tensor.numel()) * tensor.element_size();
-  const uintptr_t first = (begin + huge_page - 1) & ~(huge_page - 1);
-  if (end > first + huge_page) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#else
-  (void)tensor;
-#endif
+// From torch 2.11 on; weak, so that the binary loads into 2.10 too, where it is null.
+extern "C" __attribute__((weak, visibility("default"))) AOTITorchError
+torch_from_blob(void* data, int64_t dim, const int64_t* sizes, const int64_t* strides,
+                int64_t offset, int32_t dtype, int32_t device_type, int32_t device_index,
+                AtenTensorHandle* tensor, int32_t layout, const uint8_t* metadata,
+                int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
+
+// Uninitialized, like the logits; large ones in memory that is kept from call to call.
+inline Tensor new_cpu_gradient(const Tensor& logits) {
+  const size_t bytes = static_cast<size_t>(logits.numel()) * logits.element_size();
+  if (bytes < cpu::kept_bytes || !logits.is_contiguous() || !torch_from_blob)
+    return torch::stable::empty_like(logits);
+  cpu::Block* block = cpu::take_block(bytes);
+  if (!block) return torch::stable::empty_like(logits);
+  int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(logits.get(), &dtype));
+  AtenTensorHandle tensor;
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(
+      block->data, logits.dim(), logits.sizes().data(), logits.strides().data(), 0, dtype,
+      aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0,
+      [](void*, void* context) { cpu::give_back(static_cast<cpu::Block*>(context)); }, block));
+  return Tensor(tensor);
 }
 
 // T is the accumulate dtype.
@@ -107,8 +116,9 @@ class CpuCall : public Call {
   // threads.
   Tensor reduced(const Tensor& row_loss) const {
     const T* losses = static_cast<const T*>(row_loss.data_ptr());
-    double sum = 0;
-    for (int64_t row = 0; row < problem_.rows; ++row) sum += losses[row];
+    double sums[8] = {};  // independent additions
+    for (int64_t row = 0; row < problem_.rows; ++row) sums[row % 8] += losses[row];
+    const double sum = std::accumulate(std::begin(sums), std::end(sums), 0.0);
     Tensor loss = torch::stable::new_empty(row_loss, {});
     *static_cast<T*>(loss.data_ptr()) = static_cast<T>(
         reduction_ == Reduction::mean ? sum / static_cast<double>(denominator_) : sum);

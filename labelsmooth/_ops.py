@@ -143,7 +143,7 @@ def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return None
 
 
-FAKES = {
+FAKES: dict[str, Callable[..., Any]] = {
     "forward": _fake_forward,
     "forward_": _fake_forward_,
     "backward": _fake_backward,

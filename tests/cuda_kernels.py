@@ -16,21 +16,22 @@ from typing import Any
 
 import pytest
 import torch
+from checks import loss_dtype
 from ptxsim import CudaLibrary, Device, build_library
 from ptxsim.counters import Report
 from ptxsim.cuda_runtime import Gpu
 from torch import Tensor
 
 import labelsmooth
+from labelsmooth._ops import REDUCTIONS
 from labelsmooth._problem import Inputs, Options, Outputs
 
 CSRC = Path(__file__).parent.parent / "csrc"
 SHIM = Path(__file__).parent / "cpp" / "cuda_launchers.cpp"
 EXTENSION = Path(labelsmooth.__file__).parent / "_C.abi3.so"
 OBJECTS = Path(__file__).parent.parent / "build" / "inplace" / "cuda"
-ARCHS = (80, 90, 100, 120)
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-REDUCTIONS = ["none", "mean", "sum"]
+ARCHS = (80, 90, 100, 120)  # as setup.py
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]  # DType of kernels.h
 
 needs_cuda = pytest.mark.skipif(
     not labelsmooth._C.cuda_architectures, reason="the extension was built without nvcc"
@@ -117,22 +118,22 @@ class Plan(ctypes.Structure):
         return ("warp", "cluster", "parts", "strided")[self.kernel_number]
 
 
-def link(objects: list[Path], *, ptx_from: Path | None = None) -> CudaLibrary:
-    """Launchers for the simulator from the kernels' sources or objects."""
+@functools.cache
+def built_library() -> CudaLibrary:
+    """The launchers and the PTX of the extension as it is built in place.
+
+    The extension has a real CUDA runtime in it; so its kernels' objects are linked once more, with
+    the simulator's.
+    """
+    objects = sorted(OBJECTS.glob("*.o"))
+    assert objects, f"no kernels in {OBJECTS}: the extension was not built in place"
     folder = tempfile.mkdtemp(prefix="labelsmooth-launchers-")
     sources = [*objects, CSRC / "cuda" / "plan.cpp", SHIM]
-    library = CudaLibrary(
-        build_library(sources, folder, archs=(90,), flags=(f"-I{CSRC}",)), ptx_from=ptx_from
-    )
+    path = build_library(sources, folder, flags=(f"-I{CSRC}",))
+    library = CudaLibrary(path, ptx_from=EXTENSION)
     assert library.function("problem_bytes")() == ctypes.sizeof(LossProblem)
     assert library.function("plan_bytes")() == ctypes.sizeof(Plan)
     return library
-
-
-@functools.cache
-def built_library() -> CudaLibrary:
-    """The launchers and the PTX of the extension as it is built in place."""
-    return link(sorted(OBJECTS.glob("*.o")), ptx_from=EXTENSION)
 
 
 def make_plan(problem: LossProblem, arch: int) -> Plan:
@@ -148,13 +149,9 @@ def simulated_cuda(arch: int, **options: Any) -> SimulatedCuda:
 
 
 def kernel_of(report: Report) -> str:
-    """"warp", "cluster", "sums", "finish", "gradient", "strided", "sum" or "scale"."""
+    """ "warp", "cluster", "sums", "finish", "gradient", "strided", "sum" or "scale"."""
     [name] = re.findall(r"\d([a-z]+)_kernel", report.kernel)
     return str(name)
-
-
-def accumulate_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 class SimulatedCuda:
@@ -174,7 +171,7 @@ class SimulatedCuda:
         return self.gpu.reports
 
     def forward(self, inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
-        logits, dtype = inputs.logits, accumulate_dtype(inputs.logits)
+        logits, dtype = inputs.logits, loss_dtype(inputs.logits)
         rows = logits[:, 0].shape
         loss = torch.empty(rows, dtype=dtype)
         row_stats = torch.empty(4 if options.return_stats else 2, loss.numel(), dtype=dtype)
@@ -262,7 +259,7 @@ class _Call:
 
     def run(self, reduced_loss: Tensor | None) -> None:
         bytes_needed = ctypes.c_int64()
-        problem, reduction = ctypes.byref(self.problem), REDUCTIONS.index(self.options.reduction)
+        problem, reduction = ctypes.byref(self.problem), REDUCTIONS[self.options.reduction]
         self.gpu.call("workspace_bytes", problem, ctypes.byref(bytes_needed))
         workspace = torch.empty(bytes_needed.value, dtype=torch.uint8)
         self.gpu.output(workspace)

@@ -76,7 +76,7 @@ def test_same_bits_whatever_runs_first(case: Case) -> None:
         assert torch.equal(one, other)
 
 
-# ---- the scaling of a gradient that was made in forward -------------------------------------------
+# ---- the scaling of a gradient that was made in forward ------------------------------------------
 
 
 def few_multiprocessors() -> SimulatedCuda:

@@ -13,13 +13,15 @@ pytestmark = needs_cuda
 
 
 def _shortened(case: Case) -> Case:
-    """Of columns, a thread takes a row by itself: 20011 classes cost the simulator a minute."""
-    if case.layout == "columns" and case.classes > 2000:
-        return dataclasses.replace(case, shape=(case.shape[0], 1501))
-    return case
+    """Of columns, a thread takes a row by itself, which is slow to simulate. 261 classes are more
+    than it holds in float32, and not in 16 bits."""
+    if case.layout not in ("columns", "every 2nd"):
+        return case
+    rows, classes, *positions = case.shape
+    return dataclasses.replace(case, shape=(rows, min(classes, 261), *positions))
 
 
-@pytest.mark.parametrize("case", map(_shortened, CASES), ids=str)
+@pytest.mark.parametrize("case", [_shortened(case) for case in CASES], ids=str)
 def test_case(case: Case) -> None:
     """Each on one architecture and under one schedule, by its name; approximations are off by up
     to 2 ulp."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cuda_kernels import ARCHS, Plan, kernel_of, make_plan, needs_cuda, problem_of, simulated_cuda
@@ -136,7 +138,7 @@ def test_rows_that_need_no_holding(arch: int) -> None:
     assert plan_of(arch, 64, 1000, forward=False).kernel == "warp"
 
 
-LAUNCHES = [
+LAUNCHES: list[tuple[int, tuple[int, ...], dict[str, Any], str, int, int]] = [
     # arch, shape, fields of the case, kernel, blocks, cluster
     (80, (3, 8193), {}, "cluster", 3, 1),
     (90, (3, 8193), {}, "cluster", 6, 2),
@@ -154,7 +156,7 @@ LAUNCHES = [
 def test_launches(
     arch: int,
     shape: tuple[int, ...],
-    fields: dict[str, str],
+    fields: dict[str, Any],
     kernel: str,
     blocks: int,
     cluster: int,

@@ -105,8 +105,10 @@ def passes(gpu: SimulatedCuda, *, write: bool) -> float:
 
 def is_wide(access: Access) -> bool:
     """16 bytes a thread."""
+    if access.op.startswith("cp.async"):
+        return True
     vector = re.search(r"\.v(\d)\.\D(\d+)$", access.op)
-    return access.op.startswith("cp.async") or bool(vector and int(vector[1]) * int(vector[2]) == 128)
+    return vector is not None and int(vector[1]) * int(vector[2]) == 128
 
 
 def assert_wide(gpu: SimulatedCuda) -> None:

@@ -112,7 +112,7 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
 
   RowSums<T> sums;
   if (problem.loss || soft) {
-    row.read_reference(team.lanes());
+    row.read_reference(team.lanes(), active);
     __pipeline_wait_prior(0);
     int place = static_cast<int>(threadIdx.x);
     for (int64_t chunk = begin; chunk < end && !row.unread(); chunk += step, place += threads) {

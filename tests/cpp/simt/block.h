@@ -21,7 +21,7 @@ namespace simt {
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "simt: %s\n", what);
-  std::abort();
+  std::_Exit(1);
 }
 
 constexpr int warp_size = 32;

@@ -66,6 +66,11 @@ Value __shfl_sync(unsigned mask, Value value, int source, int width) {
   return simt::from_lane(mask, value, lane / width * width + source);
 }
 
+template <class Value>
+void __stwb(Value* to, Value value) {
+  *to = value;
+}
+
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);

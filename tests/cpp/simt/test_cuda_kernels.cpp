@@ -116,7 +116,7 @@ void all_kernels(int turn) {
                 (bits & 16) != 0};
       c.lead = turn % 3 == 0 ? 1 : 0;
       if (turn % 2 == 0)
-        one_step<Element>(c, static_cast<Reduction>(turn / 2 % 3));
+        one_step<Element>(c, Reduction::none);
       else
         two_phases<Element>(c);
     }
@@ -125,7 +125,7 @@ void all_kernels(int turn) {
   for (const int64_t classes : {int64_t(1), size - 1, size + 1, 9 * size + 1})
     for (const bool probabilities : {false, true}) {
       const Case c = {131, classes, 131, true, probabilities, false, false, true};
-      one_step<Element>(c, Reduction::mean);
+      one_step<Element>(c, Reduction::none);
       two_phases<Element>(c);
     }
 }
@@ -179,9 +179,11 @@ void scaled() {
 
 int main() {
   all_kernels<float>(0);
-  all_kernels<double>(1);
-  all_kernels<__nv_bfloat16>(2);
+  all_kernels<__nv_bfloat16>(1);
+#if !defined(__SANITIZE_THREAD__)  // who waits for whom does not depend on the type
+  all_kernels<double>(2);
   all_kernels<__half>(3);
+#endif
   sums_of_several_blocks();
   no_rows();
   bad_targets<float>();
