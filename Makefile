@@ -3,6 +3,8 @@
 TORCH  ?= torch==2.14.1
 PYTHON ?= python3
 VENV   ?= .venv
+CLANG  ?= clang++
+MATRIX ?= $(PYTHON):torch==2.13.0 $(PYTHON):torch==2.14.1
 
 BIN    := $(abspath $(VENV))/bin
 LIB    := labelsmooth/_C.abi3.so
@@ -11,10 +13,10 @@ FORMAT  = find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -n
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build bench test ctest lint tidy format sanitize wheel clean
+.PHONY: help build bench test ctest docs fuzz lint tidy format sanitize wheel wheel-matrix clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 $(VENV)/torch.stamp: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -32,13 +34,24 @@ bench: build  ## benchmark the loss, then train the example with and without it
 	$(BIN)/python examples/train_large_vocab.py
 
 test: export LABELSMOOTH_WERROR := 1
-test: lint ctest  ## lint, then the C++ and the Python tests
+test: lint docs ctest  ## lint, build the documentation, run the C++ and the Python tests
 	$(BIN)/python -m pytest -n 2
 
 ctest: build  ## the C++ tests, and the module through which Python tests call the kernels
 	cmake --preset default -DPython_EXECUTABLE=$(BIN)/python
 	cmake --build --preset default
 	ctest --preset default
+
+docs: build  ## the documentation, in build/docs; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
+
+fuzz: ctest  ## many more property tests; the kernels' fuzz target, by libFuzzer where CLANG is found
+	$(BIN)/python -m pytest -n 2 tests/test_properties.py --hypothesis-profile=long
+	if command -v $(CLANG); then \
+	  cmake --preset fuzz -DCMAKE_CXX_COMPILER=$(CLANG) && cmake --build --preset fuzz && \
+	  mkdir -p build/corpus && \
+	  build/cmake/fuzz/fuzz_kernel -max_total_time=600 -max_len=4096 -print_final_stats=1 build/corpus; \
+	else build/cmake/default/fuzz_kernel 200000; fi
 
 lint: build  ## check style and types
 	$(BIN)/ruff check
@@ -60,7 +73,11 @@ sanitize: build  ## the C++ tests under the address, undefined-behaviour and thr
 	done
 
 wheel: build  ## source distribution and, from it, the wheel, in dist/
+	rm -rf dist
 	$(BIN)/python -m build --no-isolation
+
+wheel-matrix: wheel  ## the wheel's audit and size; the suite with it under each python:torch of MATRIX
+	$(BIN)/python scripts/wheel_matrix.py dist $(MATRIX)
 
 clean:  ## remove all that was built; .venv stays
 	rm -rf build dist *.egg-info labelsmooth/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

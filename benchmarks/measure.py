@@ -38,6 +38,7 @@ import torch
 from benchmarks.accuracy import largest_errors
 from benchmarks.contestants import LINE_UPS, Contestant
 from benchmarks.problem import Problem
+from labelsmooth import _C
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -136,8 +137,18 @@ def run_case(case: Case) -> Result:
     return Result(case, entries)
 
 
+def wall_time(step: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a step takes, and its result."""
+    start = time.perf_counter()
+    result = step()
+    return time.perf_counter() - start, result
+
+
 def interleave(
-    steps: Sequence[Callable[[], Any]], before: Callable[[], None], rounds: int
+    steps: Sequence[Callable[[], Any]],
+    before: Callable[[], None],
+    rounds: int,
+    timed: Callable[[Callable[[], Any]], tuple[float, Any]] = wall_time,
 ) -> list[list[float]]:
     """Seconds of every step in every round."""
     times: list[list[float]] = [[] for _ in steps]
@@ -147,11 +158,9 @@ def interleave(
         for turn in range(rounds):
             for place in range(len(steps)):
                 index = (turn + place) % len(steps)
-                step = steps[index]
                 before()
-                start = time.perf_counter()
-                result = step()
-                times[index].append(time.perf_counter() - start)
+                seconds, result = timed(steps[index])
+                times[index].append(seconds)
                 del result  # only now: what it holds is not given back within the time
     finally:
         gc.enable()
@@ -185,6 +194,7 @@ def peak_extra_bytes(step: Callable[[], Any]) -> tuple[int | None, Any]:
 def give_back() -> None:
     """Free memory that the process still holds goes to the system: using it again must show."""
     gc.collect()
+    _C.release_memory()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -16,14 +16,17 @@ class Problem:
     the next `refresh()`, so that giving its memory back is in nobody's time.
     """
 
-    def __init__(self, rows: int, classes: int, dtype: torch.dtype, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.pristine = torch.randn(rows, classes, generator=generator).to(dtype)
-        self.target = torch.randint(classes, (rows,), generator=generator)
+    def __init__(
+        self, rows: int, classes: int, dtype: torch.dtype, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        generator = torch.Generator(device).manual_seed(seed)
+        options = {"generator": generator, "device": device}
+        self.pristine = torch.randn(rows, classes, **options).to(dtype)
+        self.target = torch.randint(classes, (rows,), **options)
         self.buffer = self.pristine.clone()
         self.copy = self.pristine.clone()
         self.grad: Tensor | None = None
-        self._anchor = torch.zeros((), requires_grad=True)
+        self._anchor = torch.zeros((), requires_grad=True, device=device)
 
     def refresh(self) -> None:
         self.grad = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from . import _eager, _ops
 from ._checks import check_targets
@@ -20,8 +20,9 @@ from ._problem import Inputs, Options, Outputs
 
 def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
     """The backend's forward, as a node of autograd's graph where there is one."""
-    function = _Loss if torch.compiler.is_compiling() else _LossWithForwardMode
-    return Outputs(*function.apply(*inputs, options, backend, _is_one_step(inputs, options)))
+    if _in_transform():
+        return Outputs(*_TransformedLoss.apply(*inputs, options, backend, False))
+    return Outputs(*_Loss.apply(*inputs, options, backend, _is_one_step(inputs, options)))
 
 
 def _is_one_step(inputs: Inputs, options: Options) -> bool:
@@ -30,14 +31,42 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
     Not in float16, whose gradients would underflow before the loss scaler's factor is known; not
     where backward needs the logits for other gradients too.
     """
+    logits, *others = inputs
     return (
-        inputs.logits.requires_grad
+        logits.requires_grad
         and options.reduction != "none"
-        and inputs.logits.dtype != torch.float16
+        and logits.dtype != torch.float16
         and torch.is_grad_enabled()
-        and not _in_function_transform()
-        and not any(tensor is not None and tensor.requires_grad for tensor in inputs[1:])
+        and not any(tensor is not None and tensor.requires_grad for tensor in others)
     )
+
+
+def _forward(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    prior: Tensor | None,
+    normalizer: Tensor | None,
+    options: Options,
+    backend: Any,
+    one_step: bool,
+) -> tuple[Tensor, ...]:
+    inputs = Inputs(logits, target, weight, prior, normalizer)
+    if backend is not _ops or not target.is_cpu:  # its kernels look at them themselves
+        check_targets(inputs, options)
+    outputs = backend.forward(inputs, options, with_grad=one_step)
+    if one_step and options.inplace:
+        _increment_version(logits)
+        return (*outputs[:3], logits.new_empty(0))
+    return tuple(outputs)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.options, ctx.backend, ctx.one_step = inputs
+    _, row_stats, predicted, grad_logits = output
+    ctx.mark_non_differentiable(row_stats, predicted, grad_logits)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, row_stats, grad_logits)
 
 
 class _Loss(Function):
@@ -45,32 +74,10 @@ class _Loss(Function):
     makes it from the logits and the row statistics."""
 
     @staticmethod
-    def forward(
-        logits: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        prior: Tensor | None,
-        normalizer: Tensor | None,
-        options: Options,
-        backend: Any,
-        one_step: bool,
-    ) -> tuple[Tensor, ...]:
-        inputs = Inputs(logits, target, weight, prior, normalizer)
-        if backend is not _ops or not target.is_cpu:  # its kernels look at them themselves
-            check_targets(inputs, options)
-        outputs = backend.forward(inputs, options, with_grad=one_step)
-        if one_step and options.inplace:
-            _increment_version(logits)
-            return (*outputs[:3], logits.new_empty(0))
-        return tuple(outputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.options, ctx.backend, ctx.one_step = inputs
-        _, row_stats, predicted, grad_logits = output
-        ctx.mark_non_differentiable(row_stats, predicted, grad_logits)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, row_stats, grad_logits)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output
 
     @staticmethod
     def backward(
@@ -79,12 +86,31 @@ class _Loss(Function):
         if grad_loss is None:
             return (None,) * 8
         *tensors, row_stats, stored = ctx.saved_tensors
-        needed = (False, *ctx.needs_input_grad[1:5])
-        _, *others = _vjp(_eager_loss(ctx.options), tensors, needed, grad_loss)
+        others: list[Tensor | None] = [None] * 4
+        if any(ctx.needs_input_grad[1:5]):
+            needed = (False, *ctx.needs_input_grad[1:5])
+            others = _vjp(_eager_loss(ctx.options), tensors, needed, grad_loss)[1:]
         grad_logits = None
         if ctx.needs_input_grad[0]:
             grad_logits = _gradient(ctx, grad_loss, row_stats, Inputs(*tensors), stored)
         return grad_logits, *others, None, None, None
+
+
+class _TransformedLoss(_Loss):
+    """The same for torch.func and forward mode. Apart because torch.func wants the context set up
+    by itself, for which autograd takes as long as for all else; and torch.compile wants no jvp."""
+
+    forward = staticmethod(_forward)  # type: ignore[assignment]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:5])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        tangent = _jvp(_eager_loss(ctx.options), ctx.saved_tensors[:5], tangents[:5])
+        return tangent, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -97,25 +123,11 @@ class _Loss(Function):
         loss = samples.unfold(loss)
         if options.reduction != "none":
             loss = loss.flatten(1).sum(1) / samples.denominator()
-        row_stats = row_stats.unflatten(1, (info.batch_size, -1))
+        row_stats = row_stats.reshape(len(row_stats), *samples.shape).flatten(2)
         if options.return_stats:
             predicted = samples.unfold(predicted)
         out_dims = (0, 1, 0 if options.return_stats else None, None)
         return (loss, row_stats, predicted, empty), out_dims
-
-
-class _LossWithForwardMode(_Loss):
-    """Apart from `_Loss` because torch.compile takes no Function that has a jvp."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Loss.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:5])
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        tangent = _jvp(_eager_loss(ctx.options), ctx.saved_tensors[:5], tangents[:5])
-        return tangent, None, None, None
 
 
 def _gradient(
@@ -124,33 +136,27 @@ def _gradient(
     """The gradient of the logits, in whatever mode backward runs."""
     options: Options = ctx.options
     overwritten = ctx.one_step and options.inplace
+    inplace = False
     if torch.compiler.is_compiling():
         if ctx.one_step:
             return (inputs.logits if overwritten else stored) * grad_loss
-        return ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
-    if torch.is_grad_enabled() or _in_function_transform():
+    elif torch.is_grad_enabled() or _in_transform():
         if overwritten:
             raise RuntimeError(
                 "create_graph=True needs the logits, which inplace=True has overwritten"
             )
-        return _Gradient.apply(grad_loss, row_stats, *inputs, options, ctx.backend)
-    kept = _is_read_again(grad_loss)
-    if ctx.one_step:
-        return _scaled(inputs.logits if overwritten else stored, grad_loss, kept=kept)
-    inplace = options.inplace and not kept
-    grad_logits = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
+        result: Tensor = _Gradient.apply(grad_loss, row_stats, *inputs, options, ctx.backend)
+        return result
+    else:
+        again = _is_needed_again(grad_loss)
+        if ctx.one_step:
+            made = inputs.logits if overwritten else stored
+            return made * grad_loss if again else _ops.scaled_(made, grad_loss)
+        inplace = options.inplace and not again
+    result = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
     if inplace:
         _increment_version(inputs.logits)
-    return grad_logits
-
-
-def _scaled(grad_logits: Tensor, grad_loss: Tensor, *, kept: bool) -> Tensor:
-    """The stored gradient times the incoming one, nearly always 1; a copy where it is kept."""
-    if kept:
-        return grad_logits * grad_loss
-    if grad_logits.is_cpu and grad_loss.item() == 1.0:
-        return grad_logits
-    return grad_logits.mul_(grad_loss)
+    return result
 
 
 class _Gradient(Function):
@@ -160,7 +166,8 @@ class _Gradient(Function):
     def forward(grad_loss: Tensor, row_stats: Tensor, *arguments: Any) -> Tensor:
         *tensors, options, backend = arguments
         inputs = Inputs(*tensors)
-        return backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
+        grad: Tensor = backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
+        return grad
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -207,12 +214,14 @@ class _Gradient(Function):
 # ---- modes of torch ------------------------------------------------------------------------------
 
 
-def _in_function_transform() -> bool:
-    """Whether a torch.func transform is at work, or a vmap of autograd's."""
-    return torch._C._are_functorch_transforms_active()
+def _in_transform() -> bool:
+    """Whether torch.func or forward mode is at work; torch.compile traces through both itself."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
-def _is_read_again(grad_loss: Tensor) -> bool:
+def _is_needed_again(grad_loss: Tensor) -> bool:
     """Whether another backward through this graph may follow (retain_graph=True), or this one
     stands for many (is_grads_batched=True)."""
     return (
@@ -243,14 +252,15 @@ class _Samples:
         self._normalizer, self._options = normalizer, options
 
     def unfold(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(0, self.shape[:2])
+        return rows.reshape(*self.shape[:2], *rows.shape[1:])
 
     def denominator(self) -> Tensor | float:
         """What each sample's sum is divided by; (B,) or the same for all."""
         if self._options.reduction == "sum":
             return 1.0
         if self._normalizer is not None:
-            return self._normalizer
+            normalizer: Tensor = self._normalizer
+            return normalizer
         return self.unfold(_eager.target_weights(self.rows, self._options)).flatten(1).sum(1)
 
 
@@ -279,10 +289,8 @@ def _eager_gradient(options: Options) -> Callable[..., Tensor]:
 
 def _vjp(function: Any, tensors: Any, needed: Any, cotangent: Tensor) -> list[Tensor | None]:
     """The gradients of those tensors that are `needed`, None for the others."""
-    if not any(needed):
-        return [None] * len(tensors)
     function, chosen = _restricted(function, tensors, needed)
-    _, pull_back = torch.func.vjp(function, *chosen)
+    pull_back = torch.func.vjp(function, *chosen)[1]
     grads = iter(pull_back(cotangent))
     return [next(grads) if need else None for need in needed]
 
@@ -292,16 +300,16 @@ def _jvp(function: Any, tensors: Any, tangents: Any) -> Tensor:
     the cotangent. (torch.func.jvp does not nest in autograd's forward mode.)"""
     moved = [tangent is not None for tangent in tangents]
     function, chosen = _restricted(function, tensors, moved)
-    value, pull_back = torch.func.vjp(function, *chosen)
-    _, push_forward = torch.func.vjp(pull_back, torch.zeros_like(value))
-    (derivative,) = push_forward(tuple(t for t in tangents if t is not None))
+    value, pull_back = torch.func.vjp(function, *chosen)[:2]
+    push_forward = torch.func.vjp(pull_back, torch.zeros_like(value))[1]
+    derivative: Tensor = push_forward(tuple(t for t in tangents if t is not None))[0]
     return derivative
 
 
 def _restricted(function: Any, tensors: Any, chosen: Any) -> tuple[Any, list[Tensor]]:
     """The function of the chosen tensors alone, and these."""
 
-    def restricted(*values: Tensor) -> Tensor:
+    def restricted(*values: Tensor) -> Any:
         given = iter(values)
         return function(*(next(given) if c else t for c, t in zip(chosen, tensors, strict=True)))
 

@@ -10,6 +10,15 @@ from ._problem import Inputs, Options
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def can_be_read(tensor: Tensor) -> bool:
+    """Whether a look at the values neither waits for a device nor breaks a graph or transform."""
+    return (
+        tensor.is_cpu
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
 def check_prior(prior: Tensor, options: Options) -> None:
     """Raises ValueError unless the prior is a distribution that the options can smooth over."""
     values = prior.detach().cpu().double()

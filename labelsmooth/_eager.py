@@ -1,8 +1,8 @@
 """The loss in plain torch operations: the readable reference.
 
 The same mathematics as csrc/row_math.h, with the same names, for devices without a kernel and for
-derivatives that the kernels do not give: `loss` and `gradient` can be differentiated. No N x C target
-is built; the temporaries are those of a softmax.
+derivatives that the kernels do not give: `loss` and `gradient` can be differentiated. No N x C
+target is built; the temporaries are those of a softmax.
 """
 
 import math

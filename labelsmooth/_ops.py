@@ -6,20 +6,73 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C  # noqa: F401  (registers torch.ops.labelsmooth)
+from . import _C  # registers torch.ops.labelsmooth
 from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
-Run = Callable[..., Any]  # an operator by its name
+Call = Callable[..., Any]  # of an operator, by its name
 
 
-def _arguments(inputs: Inputs, options: Options) -> tuple[object, ...]:
-    """The arguments that all operators share, in the schema's order."""
+def _as_index_error(error: RuntimeError) -> Exception:
+    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
+    _, begin, rest = str(error).partition("<IndexError>")
+    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+
+
+def _call(name: str, traced: bool, *arguments: object) -> Any:
+    operator = getattr(torch.ops.labelsmooth, name)
+    try:
+        return (operator.traced if traced else operator.default)(*arguments)
+    except RuntimeError as error:
+        raise _as_index_error(error) from None
+
+
+def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
+    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
+    tensors = inputs[:2]
+    if with_grad and options.inplace:
+        made = _run(call, "forward_", tensors, inputs, options, options.return_stats)
+        return Outputs._make((*made, inputs.logits))
+    made = _run(call, "forward", tensors, inputs, options, with_grad, options.return_stats)
+    return Outputs._make(made)
+
+
+def backward(
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: Inputs,
+    options: Options,
+    *,
+    inplace: bool,
+    call: Call = _call,
+) -> Tensor:
+    """The gradient of the logits, from the statistics that forward left."""
+    tensors = (grad_loss, *inputs[:2], row_stats)
+    if inplace:
+        _run(call, "backward_", tensors, inputs, options)
+        return inputs.logits
+    grad_logits: Tensor = _run(call, "backward", tensors, inputs, options)
+    return grad_logits
+
+
+def _run(
+    call: Call,
+    name: str,
+    tensors: tuple[Tensor, ...],
+    inputs: Inputs,
+    options: Options,
+    *asked: bool,
+) -> Any:
+    """Calls the operator of that name: first what is its own, then what all of them take."""
     label_smoothing: float | Tensor = options.label_smoothing
-    if torch.compiler.is_compiling():  # in a form that stays a variable of the graph
+    traced = torch.compiler.is_compiling() and _is_traced(inputs.logits, options)
+    if traced:  # multiplied, it stays a variable of the graph
         label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
-    return (
+    return call(
+        name,
+        traced,
+        *tensors,
         inputs.weight,
         inputs.prior,
         inputs.normalizer,
@@ -32,50 +85,26 @@ def _arguments(inputs: Inputs, options: Options) -> tuple[object, ...]:
         options.lse_square_scale,
         options.logit_scale,
         options.softcap or 0.0,
+        *asked,
     )
 
 
-def _index_error(error: RuntimeError) -> Exception:
-    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
-    _, begin, rest = str(error).partition("<IndexError>")
-    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+def _is_traced(logits: Tensor, options: Options) -> bool:
+    """Whether a compiled graph takes the traced overload: not where it would put the only tensor of
+    the CPU into a graph of a device, which keeps it from being a CUDA graph."""
+    is_constant = torch.fx.experimental.symbolic_shapes.has_static_value(options.label_smoothing)
+    return logits.is_cpu or not is_constant
 
 
-def _run(name: str, *arguments: object) -> Any:
-    operator = getattr(torch.ops.labelsmooth, name)
-    if torch.compiler.is_compiling():
-        return operator.traced(*arguments)
-    try:
-        return operator.default(*arguments)
-    except RuntimeError as error:
-        raise _index_error(error) from None
-
-
-def forward(inputs: Inputs, options: Options, *, with_grad: bool, run: Run = _run) -> Outputs:
-    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    shared = _arguments(inputs, options)
-    if with_grad and options.inplace:
-        made = run("forward_", *inputs[:2], *shared, options.return_stats)
-        return Outputs(*made, inputs.logits)
-    return Outputs(*run("forward", *inputs[:2], *shared, with_grad, options.return_stats))
-
-
-def backward(
-    grad_loss: Tensor,
-    row_stats: Tensor,
-    inputs: Inputs,
-    options: Options,
-    *,
-    inplace: bool,
-    run: Run = _run,
-) -> Tensor:
-    """The gradient of the logits, from the statistics that forward left."""
-    arguments = (grad_loss, *inputs[:2], row_stats, *_arguments(inputs, options))
-    if inplace:
-        run("backward_", *arguments)
-        return inputs.logits
-    grad_logits: Tensor = run("backward", *arguments)
-    return grad_logits
+def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
+    """The gradient times the incoming one, in place; where that is 1, as nearly always, nothing is
+    read or written, which a GPU decides by itself."""
+    if grad_logits.is_cpu:
+        return grad_logits if grad_loss.item() == 1.0 else grad_logits.mul_(grad_loss)
+    if grad_logits.is_cuda and _C.cuda_architectures and grad_logits.is_contiguous():
+        torch.ops.labelsmooth.scale_.default(grad_logits, grad_loss)
+        return grad_logits
+    return grad_logits.mul_(grad_loss)
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
@@ -114,7 +143,7 @@ def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return None
 
 
-FAKES = {
+FAKES: dict[str, Callable[..., Any]] = {
     "forward": _fake_forward,
     "forward_": _fake_forward_,
     "backward": _fake_backward,
@@ -126,7 +155,8 @@ FAKES = {
 
 def _define_traced(name: str, fake: Callable[..., Any]) -> None:
     """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
-    float would be a constant of the graph, compiled anew whenever it changes."""
+    float would be a constant of the graph, compiled anew whenever it changes; and a wrong target is
+    an IndexError here too."""
     operator = getattr(torch.ops.labelsmooth, name).default
     schema = str(operator._schema).partition("(")[2]
     schema = schema.replace("float label_smoothing", "Tensor label_smoothing")
@@ -135,7 +165,9 @@ def _define_traced(name: str, fake: Callable[..., Any]) -> None:
 
     def traced(*arguments: Any) -> Any:
         label_smoothing = arguments[position].item()
-        return _run(name, *arguments[:position], label_smoothing, *arguments[position + 1 :])
+        return _call(
+            name, False, *arguments[:position], label_smoothing, *arguments[position + 1 :]
+        )
 
     torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
     torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)

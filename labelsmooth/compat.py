@@ -35,7 +35,7 @@ class LabelSmoothing(nn.Module):
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         _check_classes(x, self.size)
         self._target, self._dtype = target.detach().clone(), x.dtype
-        result = label_smoothing_loss(
+        return label_smoothing_loss(
             x,
             target,
             ignore_index=NO_INDEX,
@@ -45,8 +45,6 @@ class LabelSmoothing(nn.Module):
             objective="kl_div",
             from_log_probs=True,
         )
-        assert isinstance(result, Tensor)
-        return result
 
     @property
     def true_dist(self) -> Tensor | None:
@@ -97,7 +95,7 @@ class LabelSmoothingLoss(nn.Module):
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         _check_classes(pred, self.cls)
         rows = target.numel()
-        result = label_smoothing_loss(
+        return label_smoothing_loss(
             pred,
             target,
             self.weight,
@@ -106,8 +104,6 @@ class LabelSmoothingLoss(nn.Module):
             smooth_over="others",
             normalizer=rows * self.cls if self.weight is None else rows,
         )
-        assert isinstance(result, Tensor)
-        return result
 
     def extra_repr(self) -> str:
         return f"classes={self.cls}, smoothing={self.smoothing}, dim={self.dim}"

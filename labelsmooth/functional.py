@@ -1,13 +1,13 @@
 """Label-smoothed cross-entropy as a function: shapes, choice of backend and phase, autograd."""
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from ._autograd import apply
 from ._backends import choose_backend
-from ._checks import check_call, check_prior
+from ._checks import can_be_read, check_call, check_prior
 from ._problem import Backend, Inputs, Objective, Options, Reduction, SmoothOver
 
 
@@ -22,6 +22,52 @@ class LossStats(NamedTuple):
     nll: Tensor
     lse: Tensor
     predicted: Tensor
+
+
+@overload
+def label_smoothing_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    smooth_over: SmoothOver = "all",
+    prior: Tensor | None = None,
+    objective: Objective = "cross_entropy",
+    from_log_probs: bool = False,
+    lse_square_scale: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    inplace: bool = False,
+    return_stats: Literal[False] = False,
+    backend: Backend = "auto",
+    normalizer: Tensor | float | None = None,
+) -> Tensor: ...
+
+
+@overload
+def label_smoothing_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    smooth_over: SmoothOver = "all",
+    prior: Tensor | None = None,
+    objective: Objective = "cross_entropy",
+    from_log_probs: bool = False,
+    lse_square_scale: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    inplace: bool = False,
+    return_stats: Literal[True],
+    backend: Backend = "auto",
+    normalizer: Tensor | float | None = None,
+) -> tuple[Tensor, LossStats]: ...
 
 
 def label_smoothing_loss(
@@ -62,7 +108,7 @@ def label_smoothing_loss(
         return_stats=return_stats,
         backend=backend,
     )
-    if prior is not None and prior.device.type == "cpu":
+    if prior is not None and can_be_read(prior):
         check_prior(prior, options)
     return loss(logits, target, weight, prior, normalizer, options)
 
@@ -76,6 +122,8 @@ def loss(
     options: Options,
 ) -> Tensor | tuple[Tensor, LossStats]:
     """`label_smoothing_loss`, its options made."""
+    if target.dtype != logits.dtype and target.is_floating_point() and _in_autocast(logits):
+        target = target.to(logits.dtype)
     check_call(logits, target, weight, prior, normalizer, options)
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
     inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
@@ -97,6 +145,11 @@ def _in_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if logits.dim() > 3:
         return logits.flatten(2), target.flatten(2 if target.dim() == logits.dim() else 1)
     return logits, target
+
+
+def _in_autocast(logits: Tensor) -> bool:
+    """Where autocast is on, arguments of any floating-point dtype fit together."""
+    return torch.is_autocast_enabled(logits.device.type)
 
 
 def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:

@@ -1,13 +1,22 @@
 """FusedLabelSmoothingLoss: the loss as a module."""
 
-from dataclasses import fields
-from typing import cast
+from dataclasses import fields, replace
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ._checks import check_prior
 from ._problem import Backend, Objective, Options, Reduction, SmoothOver
 from .functional import LossStats, loss
+
+
+def _option(name: str) -> Any:
+    """One of the options as an attribute of the module."""
+
+    def set_option(module: "FusedLabelSmoothingLoss", value: object) -> None:
+        module.options = replace(module.options, **{name: value})  # type: ignore[arg-type]
+
+    return property(lambda module: getattr(module.options, name), set_option)
 
 
 class FusedLabelSmoothingLoss(nn.Module):
@@ -37,8 +46,10 @@ class FusedLabelSmoothingLoss(nn.Module):
         lse_square_scale: :math:`L` adds :math:`L \operatorname{lse}^2` to each row ("z-loss").
         logit_scale, softcap: :math:`s` and :math:`k` make the logits
             :math:`x = k \tanh(s x_0 / k)`, or :math:`s x_0` without softcap.
-        inplace: the gradient overwrites the logits' storage. After the call the logits' values are
-            gone; autograd raises where another operation still needs them.
+        inplace: the gradient may overwrite the logits' storage. After the call the logits' values
+            are gone; autograd raises where another operation still needs them. A fresh gradient is
+            made all the same where the logits are needed again: under ``retain_graph``,
+            ``create_graph`` and torch.func.
         return_stats: also return :class:`labelsmooth.LossStats`.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"eager"``, which is plain
             torch operations.
@@ -53,8 +64,17 @@ class FusedLabelSmoothingLoss(nn.Module):
         TypeError: logits are not floating-point; target is neither integer nor of their dtype.
         ValueError: an option outside of its range, shapes that do not fit, other devices.
         IndexError: on the CPU, a target that is no class and not ignore_index; nothing is written.
+            On a GPU such a row's loss and gradient are NaN, without a synchronisation, and it does
+            not count in the mean's denominator; ``LABELSMOOTH_CHECK=1`` in the environment makes it
+            the IndexError.
         RuntimeError: a backend that is not built or does not fit the device; ``inplace=True`` on a
             leaf that requires grad.
+
+    Gradients of weight, prior, class probabilities and normalizer, second derivatives, and forward
+    mode are taken of the eager formulas; loss and gradient of the logits stay the kernel's.
+    ``torch.compile`` traces the loss without a graph break, ``torch.vmap`` runs one kernel over all
+    samples. A logit of +inf has no honest loss: it is NaN, or +inf where the target's is finite and
+    there is no smoothing, and the gradient at that logit is NaN.
 
     Sources: label smoothing, Szegedy et al. 2016, arXiv:1512.00567; its KL form, Pereyra et al.
     2017, arXiv:1701.06548; when it helps, Mueller et al. 2019, arXiv:1906.02629; the online
@@ -108,17 +128,10 @@ class FusedLabelSmoothingLoss(nn.Module):
         """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
         return loss(logits, target, self.weight, self.prior, normalizer, self.options)
 
-    @property
-    def ignore_index(self) -> int:
-        return self.options.ignore_index
-
-    @property
-    def reduction(self) -> Reduction:
-        return self.options.reduction
-
-    @property
-    def label_smoothing(self) -> float:
-        return self.options.label_smoothing
+    # As torch.nn.CrossEntropyLoss has them: read, and set between calls.
+    ignore_index = _option("ignore_index")
+    reduction = _option("reduction")
+    label_smoothing = _option("label_smoothing")
 
     def extra_repr(self) -> str:
         """The options that are not at their defaults."""

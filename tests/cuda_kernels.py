@@ -1,48 +1,66 @@
 """The CUDA kernels called as ops.cpp calls them, on CPU tensors, through the simulator.
 
-`simulated(...)` gives a Gpu that has the compiled launchers and the PTX of the built extension;
-`loss_step(gpu, ...)` is one call of the loss: every output is poisoned by the simulator, which
-raises if an element is read before it is written, and checked to be written.
+`simulated_cuda(arch)` is a backend, with the package's pair of functions, that runs the compiled
+launchers on the PTX of the built extension. The simulator raises if an output is read before it is
+written; here it is checked that every element is written in the end.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
-from ptxsim import CudaLibrary, build_library
+from checks import loss_dtype
+from ptxsim import CudaLibrary, Device, build_library
+from ptxsim.counters import Report
+from ptxsim.cuda_runtime import Gpu
+from torch import Tensor
 
 import labelsmooth
+from labelsmooth._ops import REDUCTIONS
+from labelsmooth._problem import Inputs, Options, Outputs
 
-ROOT = Path(__file__).parent.parent
-CSRC = ROOT / "csrc"
+CSRC = Path(__file__).parent.parent / "csrc"
+SHIM = Path(__file__).parent / "cpp" / "cuda_launchers.cpp"
 EXTENSION = Path(labelsmooth.__file__).parent / "_C.abi3.so"
-ARCHS = (80, 90, 100, 120)
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-REDUCTIONS = ["none", "mean", "sum"]
+OBJECTS = Path(__file__).parent.parent / "build" / "inplace" / "cuda"
+ARCHS = (80, 90, 100, 120)  # as setup.py
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]  # DType of kernels.h
+
+needs_cuda = pytest.mark.skipif(
+    not labelsmooth._C.cuda_architectures, reason="the extension was built without nvcc"
+)
+
+
+def _fields(kind: Any, *names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names]
 
 
 class _Matrix(ctypes.Structure):
     _fields_ = [
         ("data", ctypes.c_void_p),
-        *((n, ctypes.c_int64) for n in ("outer", "cls", "inner")),
+        *_fields(ctypes.c_int64, "outer_stride", "class_stride", "inner_stride"),
     ]
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Matrix:
+        return _Matrix(tensor.data_ptr(), *tensor.stride(), *([0] if tensor.dim() == 2 else []))
 
 
 class _ClassSums(ctypes.Structure):
-    _fields_ = [("coef", ctypes.c_double), ("coef_log", ctypes.c_double)]
+    _fields_ = _fields(ctypes.c_double, "coef", "coef_log")
 
 
 class _LossOptions(ctypes.Structure):
     _fields_ = [
-        *(
-            (n, ctypes.c_double)
-            for n in ("smoothing", "lse_square_scale", "logit_scale", "softcap")
-        ),
-        *((n, ctypes.c_bool) for n in ("over_others", "kl_div", "from_log_probs")),
+        *_fields(ctypes.c_double, "smoothing", "lse_square_scale", "logit_scale", "softcap"),
+        *_fields(ctypes.c_bool, "over_others", "kl_div", "from_log_probs"),
     ]
 
 
@@ -51,35 +69,231 @@ class LossProblem(ctypes.Structure):
 
     _fields_ = [
         ("dtype", ctypes.c_int),
-        ("rows", ctypes.c_int64),
-        ("classes", ctypes.c_int64),
-        ("inner", ctypes.c_int64),
-        ("logits", _Matrix),
-        ("grad_logits", _Matrix),
+        *_fields(ctypes.c_int64, "rows", "classes", "inner"),
+        *_fields(_Matrix, "logits", "grad_logits"),
         ("target", ctypes.c_void_p),
         ("target_probs", _Matrix),
         ("ignore_index", ctypes.c_int64),
-        ("weight", ctypes.c_void_p),
-        ("prior", ctypes.c_void_p),
-        ("class_coef", ctypes.c_void_p),
+        *_fields(ctypes.c_void_p, "weight", "prior", "class_coef"),
         ("class_sums", _ClassSums),
         ("options", _LossOptions),
         ("grad_loss", ctypes.c_void_p),
         ("grad_loss_stride", ctypes.c_int64),
-        ("denominator", ctypes.c_void_p),
-        ("loss", ctypes.c_void_p),
-        ("row_shift", ctypes.c_void_p),
-        ("row_sum_exp", ctypes.c_void_p),
-        ("lse", ctypes.c_void_p),
-        ("nll", ctypes.c_void_p),
-        ("predicted", ctypes.c_void_p),
+        *_fields(ctypes.c_void_p, "denominator", "loss", "row_shift", "row_sum_exp"),
+        *_fields(ctypes.c_void_p, "lse", "nll", "predicted"),
     ]
 
 
+class DeviceLimits(ctypes.Structure):
+    """csrc/cuda/plan.h."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int, "multiprocessors", "shared_per_block", "shared_per_multiprocessor"),
+        *_fields(ctypes.c_bool, "clusters", "large_clusters"),
+    ]
+
+    @staticmethod
+    def of(arch: int) -> DeviceLimits:
+        device = Device.of(arch)
+        return DeviceLimits(
+            device.multiprocessors,
+            device.shared_per_block,
+            device.shared_per_multiprocessor,
+            arch >= 90,
+            arch in (90, 100),
+        )
+
+
+class Plan(ctypes.Structure):
+    """csrc/cuda/plan.h."""
+
+    _fields_ = [
+        *_fields(ctypes.c_int, "kernel_number", "lanes", "cluster", "threads", "chunks"),
+        ("shared_bytes", ctypes.c_int64),
+        ("parts", ctypes.c_int),
+    ]
+
+    @property
+    def kernel(self) -> str:
+        return ("warp", "cluster", "parts", "strided")[self.kernel_number]
+
+
 @functools.cache
-def library() -> CudaLibrary:
-    """The launchers compiled for the stand-in runtime; the PTX is what the extension ships."""
+def built_library() -> CudaLibrary:
+    """The launchers and the PTX of the extension as it is built in place.
+
+    The extension has a real CUDA runtime in it; so its kernels' objects are linked once more, with
+    the simulator's.
+    """
+    objects = sorted(OBJECTS.glob("*.o"))
+    assert objects, f"no kernels in {OBJECTS}: the extension was not built in place"
     folder = tempfile.mkdtemp(prefix="labelsmooth-launchers-")
-    sources = [*CSRC.glob("cuda/*.cu"), *CSRC.glob("cuda/*.cpp")]
-    path = build_library(sources, folder, archs=(90,), flags=(f"-I{CSRC}",))
-    return CudaLibrary(path, ptx_from=EXTENSION)
+    sources = [*objects, CSRC / "cuda" / "plan.cpp", SHIM]
+    path = build_library(sources, folder, flags=(f"-I{CSRC}",))
+    library = CudaLibrary(path, ptx_from=EXTENSION)
+    assert library.function("problem_bytes")() == ctypes.sizeof(LossProblem)
+    assert library.function("plan_bytes")() == ctypes.sizeof(Plan)
+    return library
+
+
+def make_plan(problem: LossProblem, arch: int) -> Plan:
+    plan, limits = Plan(), DeviceLimits.of(arch)
+    make = built_library().function("make_plan")
+    make(ctypes.byref(problem), ctypes.byref(limits), ctypes.byref(plan))
+    return plan
+
+
+def simulated_cuda(arch: int, **options: Any) -> SimulatedCuda:
+    """`options` are those of ptxsim.Sim."""
+    return SimulatedCuda(built_library().on(Device.of(arch), **options))
+
+
+def kernel_of(report: Report) -> str:
+    """ "warp", "cluster", "sums", "finish", "gradient", "strided", "sum" or "scale"."""
+    [name] = re.findall(r"\d([a-z]+)_kernel", report.kernel)
+    return str(name)
+
+
+class SimulatedCuda:
+    """The pair of functions that labelsmooth._ops has, on one simulated GPU.
+
+    `logits` and `grad_logits` are those of the last call, whose traffic is in `reports`.
+    """
+
+    logits: Tensor
+    grad_logits: Tensor
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    @property
+    def reports(self) -> list[Report]:
+        return self.gpu.reports
+
+    def forward(self, inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
+        logits, dtype = inputs.logits, loss_dtype(inputs.logits)
+        rows = logits[:, 0].shape
+        loss = torch.empty(rows, dtype=dtype)
+        row_stats = torch.empty(4 if options.return_stats else 2, loss.numel(), dtype=dtype)
+        predicted = torch.empty(rows if options.return_stats else 0, dtype=torch.int64)
+        grad = torch.empty(0)
+        if with_grad:
+            grad = logits if options.inplace else torch.empty_like(logits)
+        self.logits, self.grad_logits = logits, grad
+        call = _Call(self.gpu, inputs, options)
+        call.problem.loss = call.output(loss)
+        call.take_stats(row_stats, self.gpu.output)
+        if options.return_stats:
+            call.problem.predicted = call.output(predicted)
+        if with_grad:
+            call.write_gradient_to(grad)
+        if options.reduction == "none":
+            call.run(None)
+            return Outputs(loss, row_stats, predicted, grad)
+        reduced = torch.empty((), dtype=dtype)
+        call.run(reduced)
+        return Outputs(reduced, row_stats, predicted, grad)
+
+    def backward(
+        self,
+        grad_loss: Tensor,
+        row_stats: Tensor,
+        inputs: Inputs,
+        options: Options,
+        *,
+        inplace: bool,
+    ) -> Tensor:
+        grad = inputs.logits if inplace else torch.empty_like(inputs.logits)
+        self.logits, self.grad_logits = inputs.logits, grad
+        call = _Call(self.gpu, inputs, options)
+        call.problem.grad_loss = call.input(grad_loss.contiguous())
+        call.problem.grad_loss_stride = int(options.reduction == "none")
+        call.take_stats(row_stats, self.gpu.tensor)
+        call.write_gradient_to(grad)
+        call.run(None)
+        return grad
+
+    def scale(self, values: Tensor, factor: Tensor) -> None:
+        """values *= factor, in place."""
+        dtype = DTYPES.index(values.dtype)
+        status = self.gpu.call("launch_scale", dtype, values, values.numel(), factor)
+        assert status == 0, f"cudaError_t {status}"
+
+
+class _Call:
+    """A LossProblem made of tensors, all of them known to the simulator."""
+
+    def __init__(self, gpu: Gpu, inputs: Inputs, options: Options) -> None:
+        self.gpu, self.options, self.outputs = gpu, options, list[Tensor]()
+        logits, target, weight, prior, normalizer = inputs
+        gpu.tensor(logits)
+        self.problem = problem_of(inputs, options)
+        if target.is_floating_point():
+            gpu.tensor(target)
+        else:
+            self.problem.target = self.input(target.long().contiguous())
+        for name, vector in (("weight", weight), ("prior", prior)):
+            if vector is not None:
+                setattr(self.problem, name, self.input(vector))
+        self.normalizer = normalizer if options.reduction == "mean" else None
+
+    def input(self, tensor: Tensor) -> int:
+        self.gpu.tensor(tensor)  # which also keeps it alive
+        return tensor.data_ptr()
+
+    def output(self, tensor: Tensor) -> int:
+        self.gpu.output(tensor)
+        self.outputs.append(tensor)
+        return tensor.data_ptr()
+
+    def take_stats(self, row_stats: Tensor, register: Any) -> None:
+        register(row_stats)
+        names = ("row_shift", "row_sum_exp", "lse", "nll")
+        for name, row in zip(names, row_stats, strict=False):
+            setattr(self.problem, name, row.data_ptr())
+
+    def write_gradient_to(self, grad: Tensor) -> None:
+        if grad.data_ptr() != self.problem.logits.data:
+            self.output(grad)
+        self.problem.grad_logits = _Matrix.of(grad)
+
+    def run(self, reduced_loss: Tensor | None) -> None:
+        bytes_needed = ctypes.c_int64()
+        problem, reduction = ctypes.byref(self.problem), REDUCTIONS[self.options.reduction]
+        self.gpu.call("workspace_bytes", problem, ctypes.byref(bytes_needed))
+        workspace = torch.empty(bytes_needed.value, dtype=torch.uint8)
+        self.gpu.output(workspace)
+        if reduced_loss is not None:
+            self.output(reduced_loss)
+        status = self.gpu.call(
+            "launch_run", problem, reduction, self.normalizer, reduced_loss, workspace
+        )
+        assert status == 0, f"cudaError_t {status}"
+        for output in self.outputs:
+            unwritten = output.numel() > 0 and not self.gpu.written(output)
+            assert not unwritten, "not all of an output is written"
+
+
+def problem_of(inputs: Inputs, options: Options) -> LossProblem:
+    """Without the parts that a call allocates."""
+    logits, target = inputs.logits, inputs.target
+    problem = LossProblem(
+        dtype=DTYPES.index(logits.dtype),
+        rows=logits[:, 0].numel(),
+        classes=logits.shape[1],
+        inner=logits.shape[2] if logits.dim() == 3 else 1,
+        logits=_Matrix.of(logits),
+        ignore_index=options.ignore_index,
+    )
+    if target.is_floating_point():
+        problem.target_probs = _Matrix.of(target)
+    problem.options = _LossOptions(
+        options.label_smoothing,
+        options.lse_square_scale,
+        options.logit_scale,
+        options.softcap or 0.0,
+        options.smooth_over == "others",
+        options.objective == "kl_div",
+        options.from_log_probs,
+    )
+    return problem

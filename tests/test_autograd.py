@@ -168,6 +168,27 @@ def test_gradients_of_the_other_inputs(name: str, backend: str) -> None:
         return label_smoothing_loss(**given, label_smoothing=0.3, backend=backend)
 
     assert torch.autograd.gradcheck(loss, tuple(inputs.values()))
+    assert torch.autograd.gradgradcheck(loss, tuple(inputs.values()))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_in_place_beside_other_gradients(reduction: str, backend: str) -> None:
+    """They need the logits too, which the gradient then overwrites in backward at the earliest."""
+    leaf, target = problem()
+    weight = torch.rand(C, requires_grad=True)
+    grads = []
+    for inplace in (False, True):
+        loss = label_smoothing_loss(
+            leaf.requires_grad_() * 1,
+            target,
+            weight,
+            reduction=reduction,
+            label_smoothing=0.1,
+            inplace=inplace,
+            backend=backend,
+        )
+        grads.append(torch.autograd.grad(loss.sum(), (leaf, weight)))
+    torch.testing.assert_close(*grads)
 
 
 def test_create_graph_gives_the_same_first_gradient(backend: str) -> None:

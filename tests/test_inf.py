@@ -196,6 +196,22 @@ def test_nan_is_not_hidden(reduction: str, position: int, dtype: torch.dtype, ba
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("position", [0, 17, 950])  # the last one is the target
+def test_overflow_is_not_hidden(
+    position: int, smoothing: float, dtype: torch.dtype, backend: str
+) -> None:
+    """Of +inf: its row's loss is not finite, and NaN stands where the logit's gradient should."""
+    logits = torch.randn(N, C).to(dtype)
+    logits[2, position] = INF
+    options = {"label_smoothing": smoothing, "reduction": "none", "backend": backend}
+    loss, grad = run(logits, TARGET, grad_loss=torch.ones(N), **options)
+    assert loss.isfinite().tolist() == [True, True, False, True]
+    assert grad[2, position].isnan()
+    assert grad[[0, 1, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("garbage", [math.nan, INF, -INF])
 def test_an_ignored_row_may_hold_anything(

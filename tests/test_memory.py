@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import resource
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from labelsmooth import label_smoothing_loss
+from labelsmooth import _C, label_smoothing_loss
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 N, C = 64, 4096
 
 
@@ -85,3 +88,48 @@ def test_class_probabilities_are_neither_copied_nor_smoothed_into_a_tensor() -> 
         torch.autograd.grad(loss, leaf)
 
     assert large_allocations(step) == [N * C * 4]
+
+
+class TestLargeGradients:
+    """From 32 MiB on a gradient's memory is kept for the next one, which then need not be cleared
+    by the system."""
+
+    SHAPE = (70, 131_072)
+
+    def gradient(self, scale: float) -> tuple[Tensor, Tensor]:
+        """Of the sum of the row losses, which is p - 1 on class 0 and p elsewhere; and p."""
+        logits = scale * torch.arange(self.SHAPE[1]).div(self.SHAPE[1]).expand(self.SHAPE)
+        leaf = logits.clone().requires_grad_()
+        target = torch.zeros(self.SHAPE[0], dtype=torch.int64)
+        loss = label_smoothing_loss(leaf, target, reduction="sum", backend="cpu")
+        (grad,) = torch.autograd.grad(loss, leaf)
+        return grad, logits[0].softmax(0)
+
+    def test_gradients_that_live_at_once(self) -> None:
+        made = [self.gradient(scale) for scale in (1.0, 2.0, 3.0)]
+        del made[1]
+        made.append(self.gradient(4.0))
+        for grad, probs in made:
+            assert torch.allclose(grad[:, 1:], probs[1:].expand(len(grad), -1), rtol=1e-5, atol=0)
+            assert torch.allclose(grad[:, 0], probs[0] - 1)
+
+    def test_the_next_gradient_takes_the_memory_of_the_last(self) -> None:
+        _C.release_memory()
+        places = []
+        for _ in range(3):
+            grad, _ = self.gradient(1.0)
+            places.append(grad.data_ptr())
+            del grad
+        assert len(set(places)) == 1 or TORCH < (2, 11)  # which takes no memory of others
+
+    def test_memory_that_is_kept_can_be_released(self) -> None:
+        self.gradient(1.0)
+        before = resident_bytes()
+        _C.release_memory()
+        freed = before - resident_bytes()
+        assert freed > math.prod(self.SHAPE) * 4 * 0.9 or TORCH < (2, 11)
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()

@@ -59,6 +59,35 @@ def test_normalizer_is_the_calls_own() -> None:
     torch.testing.assert_close(module(logits, target, normalizer=torch.tensor(24)), total / 24)
 
 
+def test_options_of_cross_entropy_can_be_set() -> None:
+    """A schedule of the smoothing, say; the new value is checked as at construction."""
+    logits, target = problem()
+    for name, value in (("label_smoothing", 0.3), ("ignore_index", 2), ("reduction", "sum")):
+        ours, theirs = FusedLabelSmoothingLoss(WEIGHT), nn.CrossEntropyLoss(WEIGHT)
+        for module in (ours, theirs):
+            setattr(module, name, value)
+            assert getattr(module, name) == value
+        torch.testing.assert_close(ours(logits, target), theirs(logits, target))
+    with pytest.raises(ValueError, match="label_smoothing"):
+        ours.label_smoothing = 1.5
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_meta_device(reduction: str, backend: str) -> None:
+    """Shapes and dtypes without numbers, gradients too."""
+    module = FusedLabelSmoothingLoss(
+        WEIGHT, reduction=reduction, return_stats=True, backend=backend
+    ).to("meta")
+    logits = torch.randn(6, C, 2, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    target = torch.zeros(6, 2, device="meta", dtype=torch.int64)
+    loss, stats = module(logits, target)
+    loss.sum().backward()
+    assert (loss.shape, loss.dtype) == ((6, 2) if reduction == "none" else (), torch.float32)
+    assert {stat.shape for stat in stats} == {(6, 2)}
+    assert (logits.grad.shape, logits.grad.dtype) == (logits.shape, torch.bfloat16)
+
+
 def test_weight_and_prior_are_buffers() -> None:
     module = FusedLabelSmoothingLoss(weight=WEIGHT, prior=PRIOR)
     assert dict(module.named_buffers()).keys() == {"weight", "prior"}

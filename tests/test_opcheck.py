@@ -81,6 +81,21 @@ def test_backward(
     opcheck(op, (grad_loss, logits, target, row_stats, *shared))
 
 
+def test_traced_overloads() -> None:
+    """label_smoothing as a tensor: what torch.compile puts into its graphs."""
+    logits, target = problem((N, C), torch.float32)
+    position = 5
+    shared: list[Any] = list(options(MEAN, vectors=True))
+    loss, row_stats, _, grad_logits = OPS.forward(logits, target, *shared, True, False)
+    before, after = shared[:position], shared[position + 1 :]
+    traced = (*before, torch.tensor(shared[position], dtype=torch.float64), *after)
+    assert torch.equal(OPS.forward.traced(logits, target, *traced, True, False)[3], grad_logits)
+    opcheck(OPS.forward.traced, (logits, target, *traced, True, False))
+    opcheck(OPS.forward_.traced, (logits.clone(), target, *traced, False))
+    for backward in (OPS.backward.traced, OPS.backward_.traced):
+        opcheck(backward, (torch.ones_like(loss), logits.clone(), target, row_stats, *traced))
+
+
 def test_class_probabilities() -> None:
     logits, target = torch.randn(N, C), torch.rand(N, C)
     opcheck(OPS.forward.default, (logits, target, *options(MEAN), True, True))

@@ -50,8 +50,8 @@ class TileKernel {
       read(problem_.logits, row, count, logits_);
       if (soft) read(problem_.target_probs, row, count, probs_);
       for (int64_t first = 0; first < count; first += V::size)
-        column(row + first, min(count - first, V::size), logits_ + first * classes_,
-               soft ? probs_ + first * classes_ : nullptr);
+        process_column(row + first, min(count - first, V::size), logits_ + first * classes_,
+                       soft ? probs_ + first * classes_ : nullptr);
       if (problem_.grad_logits.data) write(problem_.grad_logits, row, count);
     }
   }
@@ -102,110 +102,120 @@ class TileKernel {
 
   // ---- a column: C vectors of rows --------------------------------------------------------------
 
-  // The rows of a column, as their target has it.
-  struct Rows {
-    V ignored;  // 1 where the row is ignored or there is none
-    Index target;
-    RowTerms<V> terms;
+  // Loops take a copy of it, so that the compiler knows that no store changes its members.
+  struct Column {
+    int64_t classes;
+    T* x;  // C vectors: the logits, then perhaps their exponentials, then the gradient
+    const T* probs;
+    const T* class_coef;
+    const T* weight;
+    T uniform;
+    Index target;  // -1 where the row is ignored or there is none
     V target_prior, target_weight;
+
+    // w_c q_c of a class, from beta, kappa and w_y q_y, which may be scaled.
+    template <class Terms>
+    LABELSMOOTH_HD V coef_at(int64_t c, const Terms& terms) const {
+      const V spread(class_coef ? class_coef[c] : uniform);
+      if constexpr (soft) {
+        V prob = load(probs + c * V::size);
+        if (weight) prob = prob * V(weight[c]);
+        return soft_coef(spread, prob, terms.beta, terms.kappa);
+      } else {
+        return select(target == static_cast<Integer>(c), terms.target_coef, terms.beta * spread);
+      }
+    }
+
+    LABELSMOOTH_HD V unless_ignored(V value) const {
+      return soft ? value : select(target >= 0, value, V(T(0)));
+    }
   };
 
-  void column(int64_t row, int64_t count, T* logits, const T* probs) {
+  void process_column(int64_t row, int64_t count, T* logits, const T* probs) {
     const bool forward = problem_.loss;
-    const Rows rows = open(row, count);
+    const Column column = open(row, count, logits, probs);
+    RowTerms<V> terms = row_terms(column.target_prior, column.target_weight,
+                                  soft ? T(0) : typed_.sums.coef, typed_.options);
     // The gradient takes the exponentials that the sums were made of, if nothing else needs the
     // logits.
     const bool keep =
         forward && problem_.grad_logits.data && !typed_.transformed && !problem_.predicted;
-    const V largest = transform_and_find_largest(logits);
+    const V largest = transform_and_find_largest(column);
     RowStats<V> stats;
     if (soft || forward) {
-      stats = column_stats(logits, probs, rows, finite_or_zero(largest), keep);
+      stats = column_stats(column, terms, finite_or_zero(largest), keep);
     } else {
       stats.shift = load_first(static_cast<const T*>(problem_.row_shift) + row, count);
       stats.sum_exp = load_first(static_cast<const T*>(problem_.row_sum_exp) + row, count);
     }
-    RowTerms<V> terms = rows.terms;
     if (soft) terms.mass = stats.coef_sum;
 
     if (forward) {
       save(problem_.row_shift, row, count, stats.shift);
       save(problem_.row_sum_exp, row, count, stats.sum_exp);
-      save(problem_.loss, row, count, unless_ignored(rows, loss(probs, rows, terms, stats)));
-      if (problem_.predicted) save_statistics(row, count, logits, probs, rows, stats, largest);
+      save(problem_.loss, row, count, column.unless_ignored(loss(column, terms, stats)));
+      if (problem_.predicted) save_statistics(row, count, column, stats, largest);
     }
-    if (problem_.grad_logits.data) {
-      V scale(T(0));
-      for (int64_t i = 0; i < count; ++i) scale.lanes[i] = typed_.incoming(row + i);
-      write_gradient(logits, probs, rows, grad_terms(stats, terms, scale, typed_.options), keep);
-    }
+    if (problem_.grad_logits.data)
+      make_gradient(column, grad_terms(stats, terms, incoming(row, count), typed_.options), keep);
   }
 
-  Rows open(int64_t row, int64_t count) const {
-    Rows rows;
-    rows.ignored = V(T(0));
-    rows.target = Index{} - 1;
-    rows.target_prior = V(typed_.uniform);
-    rows.target_weight = V(T(1));
-    if constexpr (soft) {
-      rows.terms = row_terms(V(T(0)), V(T(1)), T(0), typed_.options);
-    } else {
-      for (int64_t i = 0; i < count; ++i) {
-        if (typed_.ignored(row + i)) {
-          rows.ignored.lanes[i] = 1;
-          continue;
+  Column open(int64_t row, int64_t count, T* logits, const T* probs) const {
+    Column column = {classes_,    logits,  probs,  typed_.class_coef, typed_.weight, typed_.uniform,
+                     Index{} - 1, V(T(0)), V(T(1))};
+    if constexpr (!soft) {
+      Native<int64_t, V::size> target = {};
+      for (int64_t i = 0; i < count; ++i) target[i] = problem_.target[row + i];
+      target = target == problem_.ignore_index ? -1 : target;
+      for (int64_t i = count; i < V::size; ++i) target[i] = -1;
+      column.target = __builtin_convertvector(target, Index);
+      column.target_prior = V(typed_.uniform);
+      if (typed_.prior || typed_.weight) {
+        for (int64_t i = 0; i < count; ++i) {
+          if (target[i] < 0) continue;
+          column.target_prior.lanes[i] = typed_.prior_of(target[i]);
+          column.target_weight.lanes[i] = typed_.weight_of(target[i]);
         }
-        const int64_t target = problem_.target[row + i];
-        rows.target[i] = static_cast<Integer>(target);
-        rows.target_prior.lanes[i] = typed_.prior_of(target);
-        rows.target_weight.lanes[i] = typed_.weight_of(target);
       }
-      rows.terms =
-          row_terms(rows.target_prior, rows.target_weight, typed_.sums.coef, typed_.options);
     }
-    return rows;
+    return column;
   }
 
-  V transform_and_find_largest(T* logits) const {
+  V incoming(int64_t row, int64_t count) const {
+    V scale(typed_.incoming(row));
+    if (problem_.grad_loss_stride != 0)
+      for (int64_t i = 0; i < count; ++i) scale.lanes[i] = typed_.incoming(row + i);
+    return scale;
+  }
+
+  V transform_and_find_largest(const Column& column) const {
+    const LossOptions<T> options = typed_.options;
     V largest(-infinity<T>());
     for (int64_t c = 0; c < classes_; ++c) {
-      V x = load(logits + c * V::size);
+      V x = load(column.x + c * V::size);
       if (typed_.transformed) {
-        x = transform_logit(x, typed_.options);
-        store(logits + c * V::size, x);
+        x = transform_logit(x, options);
+        store(column.x + c * V::size, x);
       }
       largest = max(x, largest);
     }
     return largest;
   }
 
-  // w_c q_c of a class, from beta, kappa and w_y q_y, which may be scaled.
-  template <class Terms>
-  LABELSMOOTH_HD V coef_at(const T* probs, int64_t c, const Rows& rows, const Terms& terms) const {
-    const V spread(typed_.class_coef_of(c));
-    if constexpr (soft) {
-      V prob = load(probs + c * V::size);
-      if (typed_.weight) prob = prob * V(typed_.weight[c]);
-      return soft_coef(spread, prob, terms.beta, terms.kappa);
-    } else {
-      const auto index = static_cast<Integer>(c);
-      return select(rows.target == index, terms.target_coef, terms.beta * spread);
-    }
-  }
-
   // coef_dot takes the whole coefficient of a class, the target's too. Sums of a few hundred
   // classes are added up, so that rounding errors do not grow with the classes.
-  RowStats<V> column_stats(T* logits, const T* probs, const Rows& rows, V shift, bool keep) const {
+  static RowStats<V> column_stats(const Column column, const RowTerms<V> terms, V shift,
+                                  bool keep) {
     constexpr int64_t block = 256;
     const V zero(T(0));
     RowStats<V> total = {shift, zero, zero, zero};
-    for (int64_t begin = 0; begin < classes_; begin += block) {
+    for (int64_t begin = 0; begin < column.classes; begin += block) {
       RowStats<V> part = {shift, zero, zero, zero};
-      for (int64_t c = begin; c < min(begin + block, classes_); ++c) {
-        const V difference = load(logits + c * V::size) - shift;
+      for (int64_t c = begin; c < min(begin + block, column.classes); ++c) {
+        const V difference = load(column.x + c * V::size) - shift;
         const V exp_x = exp_summed<Element>(difference);
-        if (keep) store(logits + c * V::size, exp_x);
-        const V coef = coef_at(probs, c, rows, rows.terms);
+        if (keep) store(column.x + c * V::size, exp_x);
+        const V coef = column.coef_at(c, terms);
         part = add(part, {shift, exp_x, weighted(coef, difference), coef});
       }
       total = add(total, part);
@@ -213,19 +223,15 @@ class TileKernel {
     return total;
   }
 
-  void write_gradient(T* logits, const T* probs, const Rows& rows, const GradTerms<V>& terms,
-                      bool kept) const {
-    for (int64_t c = 0; c < classes_; ++c) {
-      const V x = load(logits + c * V::size);
+  void make_gradient(const Column column, const GradTerms<V> terms, bool kept) const {
+    const LossOptions<T> options = typed_.options;
+    for (int64_t c = 0; c < column.classes; ++c) {
+      const V x = load(column.x + c * V::size);
       const V exp_x = kept ? x : exp_summed<Element>(x - terms.shift);
-      V grad = logit_grad(exp_x, coef_at(probs, c, rows, terms), terms);
-      if (typed_.transformed) grad = grad * transform_slope(x, typed_.options);
-      store(logits + c * V::size, unless_ignored(rows, grad));
+      V grad = logit_grad(exp_x, column.coef_at(c, terms), terms);
+      if (typed_.transformed) grad = grad * transform_slope(x, options);
+      store(column.x + c * V::size, column.unless_ignored(grad));
     }
-  }
-
-  static LABELSMOOTH_HD V unless_ignored(const Rows& rows, V value) {
-    return soft ? value : select(rows.ignored == V(T(0)), value, V(T(0)));
   }
 
   // ---- loss and statistics ----------------------------------------------------------------------
@@ -234,39 +240,40 @@ class TileKernel {
     store_first(static_cast<T*>(destination) + row, value, count);
   }
 
-  V loss(const T* probs, const Rows& rows, RowTerms<V> terms, const RowStats<V>& stats) const {
+  V loss(const Column& column, RowTerms<V> terms, const RowStats<V>& stats) const {
     V entropy(T(0));
     if (typed_.options.kl_div)
-      entropy = soft ? negative_entropy_of_probs(probs, terms)
-                     : negative_entropy(terms, rows.target_prior, rows.target_weight, typed_.sums);
+      entropy =
+          soft ? negative_entropy_of_probs(column, terms)
+               : negative_entropy(terms, column.target_prior, column.target_weight, typed_.sums);
     terms.beta = V(T(1));  // coef_dot holds it, and the target's part, already
     terms.tau = V(T(0));
     return row_loss(stats, terms, stats.shift, stats.shift, typed_.options) + entropy;
   }
 
-  V negative_entropy_of_probs(const T* probs, const RowTerms<V>& terms) const {
+  V negative_entropy_of_probs(const Column& column, const RowTerms<V>& terms) const {
     V sum(T(0));
     for (int64_t c = 0; c < classes_; ++c)
       sum = sum + soft_negative_entropy(V(typed_.weight_of(c)), V(typed_.prior_of(c)),
-                                        load(probs + c * V::size), terms.beta, terms.kappa);
+                                        load(column.probs + c * V::size), terms.beta, terms.kappa);
     return sum;
   }
 
   // lse, nll, and the first largest logit or the first NaN; the tile still holds the logits.
-  void save_statistics(int64_t row, int64_t count, const T* logits, const T* probs,
-                       const Rows& rows, const RowStats<V>& stats, V largest) const {
+  void save_statistics(int64_t row, int64_t count, const Column& column, const RowStats<V>& stats,
+                       V largest) const {
     const V lse = log_sum_exp_from(stats.shift, stats, typed_.options);
     V nll(T(0));
     Index first = Index{}, first_nan = Index{} - 1;
     for (int64_t c = classes_ - 1; c >= 0; --c) {
-      const V x = load(logits + c * V::size);
+      const V x = load(column.x + c * V::size);
       const auto index = Index{} + static_cast<Integer>(c);
       first = x == largest ? index : first;
       first_nan = x == x ? first_nan : index;
       if constexpr (soft)
-        nll = nll + soft_nll(load(probs + c * V::size), lse, x - stats.shift);
+        nll = nll + soft_nll(load(column.probs + c * V::size), lse, x - stats.shift);
       else
-        nll = select(rows.target == index, lse - (x - stats.shift), nll);
+        nll = select(column.target == index, lse - (x - stats.shift), nll);
     }
     save(problem_.lse, row, count, log_sum_exp(stats, typed_.options));
     save(problem_.nll, row, count, nll);

@@ -58,7 +58,7 @@ template <class Element>
 __device__ void store_aligned(void* destination, const Chunk<Element>& chunk) {
   uint4 bits;
   memcpy(&bits, &chunk, sizeof bits);
-  *static_cast<uint4*>(destination) = bits;
+  __stwb(static_cast<uint4*>(destination), bits);  // a plain store is split where it is inlined
 }
 
 // A row as chunks, laid so that those of the logits are aligned: chunk k holds the classes from

@@ -63,10 +63,13 @@ template <class Values>
 cudaError_t sum(const Values& values, int64_t count, Pair* partial_sums, cudaStream_t stream) {
   const int64_t wanted = (count + sum_elements_per_block - 1) / sum_elements_per_block;
   const int partials = static_cast<int>(std::clamp<int64_t>(wanted, 1, max_partial_sums));
+  const auto add = [&](int64_t blocks, bool last) {
+    return launch(sum_kernel<Values>, {blocks, sum_threads}, stream, values, count, partial_sums,
+                  partials, last);
+  };
   if (partials > 1)
-    sum_kernel<<<partials, sum_threads, 0, stream>>>(values, count, partial_sums, partials, false);
-  sum_kernel<<<1, sum_threads, 0, stream>>>(values, count, partial_sums, partials, true);
-  return cudaGetLastError();
+    if (const cudaError_t error = add(partials, false)) return error;
+  return add(1, true);
 }
 
 template <class T>
@@ -114,7 +117,7 @@ cudaError_t run_accumulating(const LossProblem& problem, Reduction reduction,
           prepare<T>(problem, reduction, normalizer, workspace, stream, prepared))
     return error;
   if (const cudaError_t error = launch_rows_of_dtype(problem, plan, prepared, stream)) return error;
-  if (!problem.loss || reduction == Reduction::none) return cudaSuccess;
+  if (!reduced_loss) return cudaSuccess;
   const RowLosses<T> losses = {static_cast<const T*>(problem.loss),
                                static_cast<const T*>(prepared.denominator),
                                static_cast<T*>(reduced_loss)};
@@ -127,10 +130,9 @@ cudaError_t launch_scale(void* values, int64_t count, const void* factor, cudaSt
   constexpr int threads = 256;
   const int64_t wanted = count / (threads * Chunk<Element>::size) + 1;
   const int64_t most = 8 * int64_t(attribute(cudaDevAttrMultiProcessorCount));
-  scale_kernel<<<static_cast<unsigned>(std::min(wanted, most)), threads, 0, stream>>>(
-      static_cast<Element*>(values), count,
-      static_cast<const typename Accumulate<Element>::type*>(factor));
-  return cudaGetLastError();
+  return launch(scale_kernel<Element>, {std::min(wanted, most), threads}, stream,
+                static_cast<Element*>(values), count,
+                static_cast<const typename Accumulate<Element>::type*>(factor));
 }
 
 }  // namespace

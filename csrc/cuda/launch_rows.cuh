@@ -1,6 +1,7 @@
 // From a plan to the launches of the rows' kernels, for one dtype of the logits.
 #pragma once
 
+#include "launch.cuh"
 #include "plan.h"
 #include "row_kernels.cuh"
 #include "strided_kernel.cuh"
@@ -60,6 +61,7 @@ class RowLauncher {
         stream_(stream) {}
 
   cudaError_t launch() const {
+    if (problem_.rows == 0) return cudaSuccess;
     switch (plan_.kernel) {
       case Kernel::warp: return launch_warp();
       case Kernel::cluster: return launch_cluster();
@@ -81,8 +83,7 @@ class RowLauncher {
       const int64_t rows =
           problem_.rows - first < rows_per_grid ? problem_.rows - first : rows_per_grid;
       const int64_t blocks = (rows + rows_per_block - 1) / rows_per_block * blocks_per_row;
-      launch(first, static_cast<unsigned>(blocks));
-      if (const cudaError_t error = cudaGetLastError()) return error;
+      if (const cudaError_t error = launch(first, blocks)) return error;
     }
     return cudaSuccess;
   }
@@ -90,9 +91,9 @@ class RowLauncher {
   cudaError_t launch_warp() const {
     const auto kernel = warp_kernel<Element, soft>;
     if (const cudaError_t error = allow_shared(kernel)) return error;
-    return in_grids(warp_kernel_threads / plan_.lanes, 1, [&](int64_t first, unsigned blocks) {
-      kernel<<<blocks, warp_kernel_threads, static_cast<size_t>(plan_.shared_bytes), stream_>>>(
-          problem_, first, plan_.lanes, plan_.chunks);
+    return in_grids(warp_kernel_threads / plan_.lanes, 1, [&](int64_t first, int64_t blocks) {
+      const Grid grid = {blocks, warp_kernel_threads, plan_.shared_bytes};
+      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.lanes, plan_.chunks);
     });
   }
 
@@ -103,51 +104,46 @@ class RowLauncher {
       if (const cudaError_t error =
               cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))
         return error;
-    return in_grids(1, plan_.cluster, [&](int64_t first, unsigned blocks) {
-      cudaLaunchAttribute shape;
-      shape.id = cudaLaunchAttributeClusterDimension;
-      shape.val.clusterDim = {static_cast<unsigned>(plan_.cluster), 1, 1};
-      cudaLaunchConfig_t config = {};
-      config.gridDim = blocks;
-      config.blockDim = static_cast<unsigned>(plan_.threads);
-      config.dynamicSmemBytes = static_cast<size_t>(plan_.shared_bytes);
-      config.stream = stream_;
-      config.attrs = &shape;
-      config.numAttrs = plan_.cluster > 1 ? 1 : 0;
-      cudaLaunchKernelEx(&config, kernel, problem_, first, plan_.cluster, plan_.chunks);
+    return in_grids(1, plan_.cluster, [&](int64_t first, int64_t blocks) {
+      const Grid grid = {blocks, plan_.threads, plan_.shared_bytes, plan_.cluster};
+      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.cluster, plan_.chunks);
     });
   }
 
   cudaError_t launch_parts() const {
     const bool sums = problem_.loss || soft;
     if (sums) {
-      const cudaError_t error = in_grids(1, plan_.parts, [&](int64_t first, unsigned blocks) {
-        sums_kernel<Element, soft>
-            <<<blocks, part_kernel_threads, 0, stream_>>>(problem_, first, plan_.parts, part_sums_);
+      const auto kernel = sums_kernel<Element, soft>;
+      const cudaError_t error = in_grids(1, plan_.parts, [&](int64_t first, int64_t blocks) {
+        const Grid grid = {blocks, part_kernel_threads};
+        return cuda::launch(kernel, grid, stream_, problem_, first, plan_.parts, part_sums_);
       });
       if (error) return error;
     }
     if (problem_.loss) {
       constexpr int64_t rows_per_block = part_kernel_threads / 32;
-      const auto blocks =
-          static_cast<unsigned>((problem_.rows + rows_per_block - 1) / rows_per_block);
-      finish_kernel<Element, soft>
-          <<<blocks, part_kernel_threads, 0, stream_>>>(problem_, plan_.parts, part_sums_);
-      if (const cudaError_t error = cudaGetLastError()) return error;
+      const Grid grid = {(problem_.rows + rows_per_block - 1) / rows_per_block,
+                         part_kernel_threads};
+      const auto kernel = finish_kernel<Element, soft>;
+      if (const cudaError_t error =
+              cuda::launch(kernel, grid, stream_, problem_, plan_.parts, part_sums_))
+        return error;
     }
     if (!problem_.grad_logits.data) return cudaSuccess;
-    return in_grids(1, plan_.parts, [&](int64_t first, unsigned blocks) {
-      gradient_kernel<Element, soft><<<blocks, part_kernel_threads, 0, stream_>>>(
-          problem_, first, plan_.parts, sums ? part_sums_ : nullptr);
+    const auto kernel = gradient_kernel<Element, soft>;
+    return in_grids(1, plan_.parts, [&](int64_t first, int64_t blocks) {
+      const Grid grid = {blocks, part_kernel_threads};
+      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.parts,
+                          sums ? part_sums_ : nullptr);
     });
   }
 
   cudaError_t launch_strided() const {
     const auto kernel = strided_kernel<Element, soft>;
     if (const cudaError_t error = allow_shared(kernel)) return error;
-    return in_grids(strided_kernel_threads, 1, [&](int64_t first, unsigned blocks) {
-      kernel<<<blocks, strided_kernel_threads, static_cast<size_t>(plan_.shared_bytes), stream_>>>(
-          problem_, first, plan_.shared_bytes > 0);
+    return in_grids(strided_kernel_threads, 1, [&](int64_t first, int64_t blocks) {
+      const Grid grid = {blocks, strided_kernel_threads, plan_.shared_bytes};
+      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.shared_bytes > 0);
     });
   }
 

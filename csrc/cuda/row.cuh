@@ -92,10 +92,10 @@ struct Row {
   __device__ bool unread() const { return (ignored || invalid) && !problem.predicted; }
 
   // Reads the logit that coef_dot is taken to: the target's, or the first. Of `lanes` neighbouring
-  // lanes that share the row one reads.
-  __device__ void read_reference(int lanes) {
+  // lanes that share the row one reads, where they are `active`.
+  __device__ void read_reference(int lanes, bool active = true) {
     T logit = 0;
-    if ((threadIdx.x & (lanes - 1)) == 0 && !unread())
+    if ((threadIdx.x & (lanes - 1)) == 0 && active && !unread())
       logit = problem.transformed_logit(logits()[soft ? 0 : target * problem.logits.class_stride]);
     if (lanes > 1) logit = __shfl_sync(all_lanes, logit, 0, lanes);
     reference = finite_or_zero(logit);

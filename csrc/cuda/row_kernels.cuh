@@ -34,6 +34,7 @@ struct Lanes {
     sums.stats = warp_combine(sums.stats, size);
     if (with_best) sums.best = warp_combine(sums.best, size);
     if constexpr (soft) sums.probs = warp_combine(sums.probs, size);
+    __syncwarp();  // the leader has read the reference before another lane overwrites it
   }
   __device__ void leave() const {}
 };
@@ -111,7 +112,7 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
 
   RowSums<T> sums;
   if (problem.loss || soft) {
-    row.read_reference(team.lanes());
+    row.read_reference(team.lanes(), active);
     __pipeline_wait_prior(0);
     int place = static_cast<int>(threadIdx.x);
     for (int64_t chunk = begin; chunk < end && !row.unread(); chunk += step, place += threads) {
@@ -149,6 +150,10 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
 constexpr int warp_kernel_threads = 128;
 constexpr int cluster_kernel_threads = 512;  // at most
 
+// Blocks of that many threads for whose registers a multiprocessor has room.
+template <class Element, bool soft>
+constexpr int cluster_kernel_blocks = soft || sizeof(Element) == 8 ? 1 : 2;
+
 template <class Element, bool soft>
 __global__ void __launch_bounds__(warp_kernel_threads, 4)
     warp_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, int lanes,
@@ -163,7 +168,7 @@ __global__ void __launch_bounds__(warp_kernel_threads, 4)
 }
 
 template <class Element, bool soft>
-__global__ void __launch_bounds__(cluster_kernel_threads, 1)
+__global__ void __launch_bounds__(cluster_kernel_threads, cluster_kernel_blocks<Element, soft>)
     cluster_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, int size,
                    int chunks_per_block) {
   using T = typename Problem<Element>::T;
@@ -179,8 +184,8 @@ __global__ void __launch_bounds__(cluster_kernel_threads, 1)
 constexpr int part_kernel_threads = 256;
 
 // Chunks whose loads are under way before the first is needed.
-template <bool soft>
-constexpr int ahead = soft ? 2 : 4;
+template <class Element, bool soft>
+constexpr int ahead = soft || sizeof(Element) == 8 ? 2 : 4;
 
 // A part of a row: chunks [begin, end).
 struct Part {
@@ -207,19 +212,19 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   const Part part(span.chunks(), static_cast<int>(blockIdx.x) % parts, parts);
   row.read_reference(32);
 
+  constexpr int depth = ahead<Element, soft>;
   RowSums<T> sums;
-  for (int64_t begin = part.begin + threadIdx.x; begin < part.end;
-       begin += ahead<soft> * blockDim.x) {
-    Chunk<Element> held[ahead<soft>], held_probs[soft ? ahead<soft> : 1];
+  for (int64_t begin = part.begin + threadIdx.x; begin < part.end; begin += depth * blockDim.x) {
+    Chunk<Element> held[depth], held_probs[soft ? depth : 1];
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk >= part.end) continue;
       held[k] = span.load(logits, span.first(chunk), true);
       if constexpr (soft) held_probs[k] = span.load(probs, span.first(chunk), probs_aligned);
     }
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk < part.end)
         row.accumulate(sums, held[k], held_probs[soft ? k : 0], span.first(chunk), span);
@@ -282,18 +287,18 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   const GradTerms<T> terms = row.grad_terms_from(sums.stats);
   const bool filled = row.ignored || row.invalid;
 
-  for (int64_t begin = part.begin + threadIdx.x; begin < part.end;
-       begin += ahead<soft> * blockDim.x) {
-    Chunk<Element> held[ahead<soft>], held_probs[soft ? ahead<soft> : 1];
+  constexpr int depth = ahead<Element, soft>;
+  for (int64_t begin = part.begin + threadIdx.x; begin < part.end; begin += depth * blockDim.x) {
+    Chunk<Element> held[depth], held_probs[soft ? depth : 1];
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk >= part.end || filled) continue;
       held[k] = span.load(logits, span.first(chunk), true);
       if constexpr (soft) held_probs[k] = span.load(probs, span.first(chunk), probs_aligned);
     }
 #pragma unroll
-    for (int k = 0; k < ahead<soft>; ++k) {
+    for (int k = 0; k < depth; ++k) {
       const int64_t chunk = begin + k * int64_t(blockDim.x);
       if (chunk >= part.end) continue;
       const int64_t first = span.first(chunk);

@@ -33,7 +33,7 @@ struct DenseRow {
   }
   double loss() const {
     const double l = lse();
-    double sum = lse_square_scale * l * l;
+    double sum = lse_square_scale == 0 ? 0 : lse_square_scale * l * l;
     for (size_t c = 0; c < logits.size(); ++c) {
       const double coef = weight[c] * q(c);
       if (coef != 0) sum += coef * (l - x(c));

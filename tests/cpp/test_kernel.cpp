@@ -1,136 +1,26 @@
-// The kernel against the definition, with buffers that end where their rows do (for the address
-// sanitizer) and on several threads (for the thread sanitizer). LABELSMOOTH_CPU chooses the
-// instruction set.
-#include <cstring>
+// The CPU kernels against the definition, and on several threads (for the thread sanitizer).
+// LABELSMOOTH_CPU chooses the instruction set.
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
-#include "check.h"
-#include "dense.h"
-#include "kernels.h"
+#include "call.h"
 
 using namespace labelsmooth;
 
 namespace {
 
-struct Case {
-  int64_t rows, classes;
-  int64_t class_stride;  // 1, or rows: the class axis lies across
-  bool vectors, probabilities, transformed, inplace, stats;
-};
-
-// Everything that a call reads and writes, in T; poisoned where it is to be written.
 template <class T>
-class Call {
- public:
-  Call(const Case& c, Random& random) : case_(c) {
-    const auto size = static_cast<size_t>(c.rows * c.classes),
-               classes = static_cast<size_t>(c.classes);
-    for (size_t i = 0; i < size; ++i) logits.push_back(static_cast<T>(12 * random.uniform() - 6));
-    double prior_sum = 0;
-    for (size_t k = 0; k < classes; ++k) {
-      weight.push_back(static_cast<T>(c.vectors ? 0.5 + random.uniform() : 1));
-      prior.push_back(static_cast<T>(c.vectors ? random.uniform() : 1));
-      prior_sum += static_cast<double>(prior[k]);
-    }
-    for (T& u : prior) u = static_cast<T>(static_cast<double>(u) / prior_sum);
-    for (size_t k = 0; k < classes; ++k) coef.push_back(weight[k] * prior[k]);
-    for (int64_t row = 0; row < c.rows; ++row) {
-      target.push_back(row % 3 == 2 ? -100 : static_cast<int64_t>(random.next()) % c.classes);
-    }
-    if (c.probabilities) {
-      for (size_t i = 0; i < size; ++i)
-        probs.push_back(static_cast<T>(random.uniform() / c.classes));
-    }
-    grad.assign(size, T(-77));
-    for (auto* values : {&loss, &row_shift, &row_sum_exp, &lse, &nll})
-      values->assign(target.size(), T(-77));
-    predicted.assign(target.size(), -77);
-  }
-
-  LossProblem problem() {
-    LossProblem p;
-    p.dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
-    p.rows = case_.rows;
-    p.classes = case_.classes;
-    const auto matrix = [&](std::vector<T>& data) {
-      return Matrix{data.data(), case_.class_stride == 1 ? case_.classes : 1, case_.class_stride,
-                    0};
-    };
-    p.logits = matrix(logits);
-    p.grad_logits = matrix(case_.inplace ? logits : grad);
-    case_.probabilities ? void(p.target_probs = matrix(probs)) : void(p.target = target.data());
-    if (case_.vectors) {
-      p.weight = weight.data();
-      p.prior = prior.data();
-      p.class_coef = coef.data();
-      p.class_sums = {0, 0};
-      for (T v : coef) p.class_sums.coef += static_cast<double>(v);
-    }
-    p.options.label_smoothing = 0.1;
-    if (case_.transformed) p.options.logit_scale = 0.8, p.options.softcap = 5;
-    p.loss = loss.data();
-    p.row_shift = row_shift.data();
-    p.row_sum_exp = row_sum_exp.data();
-    if (case_.stats) {
-      p.lse = lse.data();
-      p.nll = nll.data();
-      p.predicted = predicted.data();
-    }
-    return p;
-  }
-
-  size_t index(int64_t row, int64_t c) const {
-    return static_cast<size_t>(case_.class_stride == 1 ? row * case_.classes + c
-                                                       : row + c * case_.class_stride);
-  }
-
-  DenseRow dense(int64_t row) const {
-    DenseRow d;
-    for (int64_t c = 0; c < case_.classes; ++c) {
-      d.logits.push_back(static_cast<double>(logits[index(row, c)]));
-      d.weight.push_back(static_cast<double>(weight[static_cast<size_t>(c)]));
-      d.prior.push_back(static_cast<double>(prior[static_cast<size_t>(c)]));
-      if (case_.probabilities) d.probs.push_back(static_cast<double>(probs[index(row, c)]));
-    }
-    d.target = target[static_cast<size_t>(row)];
-    d.smoothing = 0.1;
-    if (case_.transformed) d.logit_scale = 0.8, d.softcap = 5;
-    return d;
-  }
-
-  std::vector<T> logits, weight, prior, coef, probs, grad, loss, row_shift, row_sum_exp, lse, nll;
-  std::vector<int64_t> target, predicted;
-
- private:
-  Case case_;
-};
+constexpr DType dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
 
 template <class T>
 void check(const Case& c) {
   Random random;
   Call<T> call(c, random);
   const Call<T> before = call;
-  cpu::process_rows(call.problem(), 0, c.rows);
+  cpu::process_rows(call.problem(dtype<T>), 0, c.rows);
   const double tolerance = sizeof(T) == 4 ? 4e-6 : 1e-13;
-  const std::vector<T>& grad = c.inplace ? call.logits : call.grad;
-  for (int64_t row = 0; row < c.rows; ++row) {
-    const auto r = static_cast<size_t>(row);
-    const bool ignored = !c.probabilities && call.target[r] == -100;
-    const DenseRow dense = before.dense(row);
-    const double loss = ignored ? 0 : dense.loss();
-    CHECK(close(call.loss[r], loss, tolerance), "C %ld row %ld: %g, expected %g", c.classes, row,
-          call.loss[r], loss);
-    if (c.stats)
-      CHECK(close(call.lse[r], dense.lse(), tolerance), "C %ld: lse %g", c.classes, call.lse[r]);
-    for (int64_t k = 0; k < c.classes; k += 1 + c.classes / 50) {
-      const double expected = ignored ? 0 : dense.grad(static_cast<size_t>(k));
-      const double value = grad[call.index(row, k)];
-      CHECK(close(value, expected, tolerance), "C %ld row %ld class %ld: %g, expected %g",
-            c.classes, row, k, value, expected);
-    }
-  }
+  call.compare(before, tolerance, tolerance);
 }
 
 // The same rows split over threads: the same bits.
@@ -138,8 +28,8 @@ void on_threads() {
   const Case c = {64, 777, 1, true, false, false, true, true};
   Random one, other;
   Call<float> serial(c, one), parallel(c, other);
-  cpu::process_rows(serial.problem(), 0, c.rows);
-  const LossProblem problem = parallel.problem();
+  cpu::process_rows(serial.problem(DType::float32), 0, c.rows);
+  const LossProblem problem = parallel.problem(DType::float32);
   std::vector<std::thread> threads;
   for (int64_t begin = 0; begin < c.rows; begin += 13) {
     const int64_t end = begin + 13 < c.rows ? begin + 13 : c.rows;

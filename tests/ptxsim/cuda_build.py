@@ -41,8 +41,8 @@ def build_library(
     archs: Sequence[int] = (80, 90, 100, 120),
     flags: Sequence[str] = (),
 ) -> Path:
-    """Compile .cu files (to PTX only, hence fast) and link them, and any .o files that are
-    among them, with the stand-in runtime. Returns the library."""
+    """Compile .cu files (to PTX only, hence fast) and .cpp files and link them, and any .o files
+    that are among them, with the stand-in runtime. Returns the library."""
     folder = Path(folder).resolve()
     targets = [f"-gencode=arch=compute_{a},code=compute_{a}" for a in archs]
     objects = [folder / "fakecudart.o"]
@@ -52,8 +52,10 @@ def build_library(
             objects.append(source.resolve())
             continue
         objects.append(folder / f"{source.stem}.o")
-        options = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC", *flags]
-        _run("nvcc", *targets, *options, "-c", source.resolve(), "-o", objects[-1])
+        compiler = ["c++", "-fPIC"]
+        if source.suffix == ".cu":
+            compiler = ["nvcc", *targets, "-lineinfo", "-Xcompiler=-fPIC"]
+        _run(*compiler, "-std=c++17", "-O3", *flags, "-c", source.resolve(), "-o", objects[-1])
     library = folder / "liblaunchers.so"
     # Bound symbolically, or a real libcudart that is loaded already would be called.
     # And a function that the stand-in lacks is named here.

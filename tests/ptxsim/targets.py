@@ -176,7 +176,8 @@ def count_access(i: Instruction, target: Target, size: int, *, write: bool) -> N
     if isinstance(store, Region):
         store.touch(target.offsets, f.n, size, write=write)
     bulk = i.opcode == "cp" and isinstance(store, SharedMemory)
-    if not f.machine.counters.detailed or bulk or isinstance(store, LocalMemory):
+    elsewhere = isinstance(store, LocalMemory) or i.has("param")  # a parameter is a constant
+    if not f.machine.counters.detailed or bulk or elsewhere:
         return
     counter = f.machine.access_counter(i, write=write)
     if isinstance(store, Region):

@@ -36,6 +36,7 @@ class TritonGpu:
         self.device, self.options = device, options
         self.memory = GlobalMemory()
         self.reports: list[Report] = []
+        self.compiled: list[CompiledKernel] = []  # of each report
         self.sims: dict[str, Sim] = {}
         self.target = GPUTarget("cuda", device.arch, 32)
         self.utils = _Utils(device)
@@ -140,6 +141,7 @@ class _Launcher:
             cluster=(blocks, 1, 1),
         )
         gpu.reports.append(report)
+        gpu.compiled.append(compiled)
 
 
 def _value(kind: str, value: Any) -> Any:

@@ -1,0 +1,181 @@
+"""Time, memory and accuracy of the loss on a GPU, against the alternatives.
+
+Logits to gradient (forward and backward) by labelsmooth in place and with a fresh gradient, its
+Triton kernel, F.cross_entropy, torch.compile of it, and Liger where liger-kernel is installed; the
+floor is a copy of the logits.
+
+Contestants take turns, and each starts from fresh logits. Times are between two events on the GPU's
+stream; reported is the median over rounds. GB/s are the bytes that a step must move, the logits
+read once and the gradient written once, in that time. Memory is the peak within a step above what
+was allocated before it, in sizes of the logits.
+
+Writes JSON, and beside it the table as Markdown. Without a GPU it says so and exits with status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks import report
+from benchmarks.accuracy import largest_errors
+from benchmarks.contestants import (
+    SMOOTHING,
+    TORCH,
+    Contestant,
+    fused,
+    in_place,
+    torch_own,
+    training,
+)
+from benchmarks.environment import environment
+from benchmarks.measure import DTYPES, Case, Entry, Result, interleave
+from benchmarks.problem import Problem
+from benchmarks.report import Sheet, describe, memory, number
+
+RESULTS = Path(__file__).parent / "results"
+LOGITS = 1 << 28
+CLASSES = [1000, 32768, 131072, 262144]
+ROUNDS = 30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--classes", nargs="+", type=int, default=CLASSES, metavar="C", help="with 256M logits"
+    )
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", type=Path, default=RESULTS / "gpu.json")
+
+
+def run(args: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        print("benchmarks gpu: torch.cuda finds no GPU", file=sys.stderr)
+        raise SystemExit(2)
+    about = environment(torch.get_num_threads()) | gpu_environment()
+    console = Console()
+    report.show_environment(console, about)
+    cases = [
+        Case("gpu", LOGITS // classes, classes, dtype, threads=1, rounds=args.rounds)
+        for dtype in args.dtypes
+        for classes in args.classes
+    ]
+    progress = Console(stderr=True)
+    results = [run_case(case) for case in track(cases, "timing", console=progress, transient=True)]
+    sheets = [sheet(result) for result in results]
+    report.show(console, sheets)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    report.write_json(args.json, about, results)
+    report.write_markdown(args.json, about, sheets)
+
+
+def gpu_environment() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": gpu.name,
+        "capability": f"{gpu.major}.{gpu.minor}",
+        "multiprocessors": gpu.multi_processor_count,
+        "gpu_memory_gib": round(gpu.total_memory / 2**30, 1),
+        "cuda": torch.version.cuda or torch.version.hip,
+    }
+
+
+def contestants(problem: Problem) -> list[Contestant]:
+    triton = in_place(backend="triton")
+    everyone = [
+        *fused(problem),
+        training(problem, "triton", "labelsmooth, Triton, in place", triton, TORCH),
+        *torch_own(problem),
+    ]
+    if loss := liger():
+        everyone.append(training(problem, "liger", "Liger, in place", loss, TORCH))
+    return everyone
+
+
+def liger() -> Callable[[Tensor, Tensor], Tensor] | None:
+    try:
+        from liger_kernel.ops.cross_entropy import LigerCrossEntropyFunction
+    except ImportError:
+        return None
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        made: Tensor = LigerCrossEntropyFunction.apply(
+            logits, target, None, -100, 0.0, SMOOTHING, "mean"
+        )[0]
+        return made
+
+    return loss
+
+
+def run_case(case: Case) -> Result:
+    problem = Problem(case.rows, case.classes, DTYPES[case.dtype], device="cuda")
+    taking_part = contestants(problem)
+    for contestant in taking_part:  # warm up, compile
+        problem.refresh()
+        contestant.step()
+    details = [inspect(contestant, problem) for contestant in taking_part]
+    steps = [contestant.step for contestant in taking_part]
+    times = interleave(steps, problem.refresh, case.rounds, event_time)
+    entries = [
+        Entry(c.key, c.label, [t * 1e3 for t in seconds], **detail)
+        for c, seconds, detail in zip(taking_part, times, details, strict=True)
+    ]
+    return Result(case, entries)
+
+
+def event_time(step: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds between events before and after a step, and its result."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    result = step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3, result
+
+
+def inspect(contestant: Contestant, problem: Problem) -> dict[str, Any]:
+    problem.refresh()
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = contestant.step()
+    extra = torch.cuda.max_memory_allocated() - before
+    if contestant.convention is None:
+        return {"extra_bytes": extra}
+    assert problem.grad is not None
+    loss_error, grad_error = largest_errors(
+        problem.pristine, problem.target, result.item(), problem.grad, contestant.convention
+    )
+    return {"extra_bytes": extra, "loss_error": loss_error, "grad_error": grad_error}
+
+
+def sheet(result: Result) -> Sheet:
+    size = result.case.logits_bytes
+
+    def row(entry: Entry) -> list[str]:
+        ratio = functools.partial(result.ratio, entry.key)
+        return [
+            *(entry.label, number(entry.ms, ".3f"), number(2 * size / entry.ms / 1e6, ".0f")),
+            *(number(ratio("copy"), ".2f"), number(ratio("in_place"), ".2f")),
+            *(memory(entry.extra_bytes, size), number(entry.loss_error, ".0e")),
+            number(entry.grad_error, ".0e"),
+        ]
+
+    return Sheet(
+        f"Forward and backward, {describe(result.case)}",
+        "",
+        ["contestant"],
+        ["ms", "GB/s", "x\ncopy", "x in\nplace", "memory\n/ logits", "loss\nerror", "grad\nerror"],
+        [row(entry) for entry in result.entries],
+    )

@@ -1,0 +1,27 @@
+// Drives the fuzz target with random bytes, the same each run, where there is no libFuzzer.
+#include <cstdint>
+#include <cstdlib>
+#include <stdexcept>
+#include <vector>
+
+#include "check.h"
+#include "kernels.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+
+// The argument is how many inputs to try.
+int main(int count, char** arguments) {
+  try {
+    labelsmooth::cpu::instruction_set();
+  } catch (const std::runtime_error& error) {
+    std::puts(error.what());
+    return not_on_this_machine;
+  }
+  const int inputs = count > 1 ? std::atoi(arguments[1]) : 2000;
+  Random random;
+  for (int i = 0; i < inputs; ++i) {
+    std::vector<uint8_t> bytes(20 + random.next() % 400);
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.next() >> 8);
+    LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+  }
+}

@@ -1,0 +1,193 @@
+// Whole calls of the CUDA path, launchers included, as plain C++ under the sanitizers. runtime.cpp
+// describes the device.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <vector>
+
+#include "../call.h"
+
+using namespace labelsmooth;
+
+namespace {
+
+struct Tolerance {
+  double loss, grad;
+};
+
+template <class Element>
+struct Kind;
+template <>
+struct Kind<float> {
+  static constexpr DType dtype = DType::float32;
+  static constexpr Tolerance tolerance = {4e-6, 4e-6};
+};
+template <>
+struct Kind<double> {
+  static constexpr DType dtype = DType::float64;
+  static constexpr Tolerance tolerance = {1e-13, 1e-13};
+};
+template <>
+struct Kind<__nv_bfloat16> {
+  static constexpr DType dtype = DType::bfloat16;
+  static constexpr Tolerance tolerance = {4e-6, 0x1p-8};
+};
+template <>
+struct Kind<__half> {
+  static constexpr DType dtype = DType::float16;
+  static constexpr Tolerance tolerance = {4e-6, 0x1p-11};
+};
+
+void run(const LossProblem& problem, Reduction reduction, void* reduced_loss) {
+  std::vector<char> workspace(static_cast<size_t>(cuda::workspace_bytes(problem)));
+  const int error = cuda::run(problem, reduction, nullptr, reduced_loss, workspace.data(), nullptr);
+  CHECK(error == 0, "cudaError_t %d", error);
+}
+
+// Loss, statistics and gradient in one call.
+template <class Element>
+void one_step(const Case& c, Reduction reduction) {
+  Random random;
+  Call<Element> call(c, random);
+  const Call<Element> before = call;
+  typename Call<Element>::T reduced = 0;
+  run(call.problem(Kind<Element>::dtype), reduction, &reduced);
+
+  double sum = 0, count = 0;
+  for (int64_t row = 0; row < c.rows; ++row) {
+    if (call.ignored(row)) continue;
+    sum += before.dense(row).loss();
+    const auto r = static_cast<size_t>(row);
+    count +=
+        c.probabilities ? 1 : static_cast<double>(call.weight[static_cast<size_t>(call.target[r])]);
+  }
+  const bool mean = reduction == Reduction::mean;
+  const Tolerance tolerance = Kind<Element>::tolerance;
+  if (reduction != Reduction::none) {
+    const double expected = mean ? sum / count : sum;
+    CHECK(close(reduced, expected, tolerance.loss), "C %ld: %g, expected %g", c.classes,
+          static_cast<double>(reduced), expected);
+  }
+  call.compare(before, tolerance.loss, tolerance.grad, mean ? 1 / count : 1);
+}
+
+// Forward without a gradient, then backward with another one for each row.
+template <class Element>
+void two_phases(const Case& c) {
+  using T = typename Call<Element>::T;
+  Random random;
+  Call<Element> call(c, random);
+  const Call<Element> before = call;
+  LossProblem problem = call.problem(Kind<Element>::dtype);
+  const Matrix grad_logits = problem.grad_logits;
+  problem.grad_logits = {};
+  run(problem, Reduction::none, nullptr);
+
+  const std::vector<T> grad_loss(static_cast<size_t>(c.rows), T(3));
+  problem.loss = nullptr;
+  problem.predicted = nullptr;
+  problem.grad_logits = grad_logits;
+  problem.grad_loss = grad_loss.data();
+  problem.grad_loss_stride = 1;
+  run(problem, Reduction::none, nullptr);
+  const Tolerance tolerance = Kind<Element>::tolerance;
+  call.compare(before, tolerance.loss, tolerance.grad, 3);
+}
+
+// Around a chunk of 16 bytes, the lanes of a row, what a warp, a block and a part of a row hold.
+constexpr int64_t chunk_edges[] = {1, 4, 5, 32, 33, 256, 257, 512, 1100, 2400};
+
+// `turn` chooses the options: each meets every kernel, not every number of classes.
+template <class Element>
+void all_kernels(int turn) {
+  constexpr int64_t size = 16 / sizeof(Element);
+  for (const int64_t chunks : chunk_edges) {
+    for (const int64_t extra : {int64_t(-1), int64_t(0), int64_t(1)}) {
+      const int64_t classes = chunks * size + extra;
+      if (classes < 1) continue;
+      const int bits = turn++ * 5;
+      Case c = {3,
+                classes,
+                1,
+                (bits & 1) != 0,
+                (bits & 2) != 0,
+                (bits & 4) != 0,
+                (bits & 8) != 0,
+                (bits & 16) != 0};
+      c.lead = turn % 3 == 0 ? 1 : 0;
+      if (turn % 2 == 0)
+        one_step<Element>(c, Reduction::none);
+      else
+        two_phases<Element>(c);
+    }
+  }
+  // A thread a row: rows that stay in shared memory, and rows that are read again.
+  for (const int64_t classes : {int64_t(1), size - 1, size + 1, 9 * size + 1})
+    for (const bool probabilities : {false, true}) {
+      const Case c = {131, classes, 131, true, probabilities, false, false, true};
+      one_step<Element>(c, Reduction::none);
+      two_phases<Element>(c);
+    }
+}
+
+// More rows, and more classes with weights, than one block of a sum takes.
+void sums_of_several_blocks() {
+  one_step<float>({9001, 2, 1, true, false, false, true, false}, Reduction::mean);
+  one_step<float>({2, 9001, 1, true, true, false, false, false}, Reduction::sum);
+}
+
+void no_rows() { one_step<float>({0, 10, 1, true, false, false, false, true}, Reduction::sum); }
+
+// A target that is no class makes its own row NaN and leaves the others as they are.
+template <class Element>
+void bad_targets() {
+  for (const int64_t classes : {10, 2000, 20000}) {
+    const Case c = {3, classes, 1, true, false, false, false, true};
+    Random random;
+    Call<Element> call(c, random), good(c, random);
+    call.target = {classes - 1, classes, 0};
+    good = call;
+    good.target[1] = 0;
+    run(call.problem(Kind<Element>::dtype), Reduction::none, nullptr);
+    run(good.problem(Kind<Element>::dtype), Reduction::none, nullptr);
+    for (int64_t row = 0; row < c.rows; ++row)
+      for (int64_t k = 0; k < classes; ++k) {
+        const auto made = static_cast<float>(call.grad[call.index(row, k)]);
+        const auto expected = static_cast<float>(good.grad[call.index(row, k)]);
+        CHECK(row == 1 ? std::isnan(made) : made == expected, "C %ld row %ld class %ld: %g",
+              classes, row, k, static_cast<double>(made));
+      }
+    CHECK(std::isnan(call.loss[1]) && call.loss[0] == good.loss[0], "C %ld: loss", classes);
+  }
+}
+
+template <class Element>
+void scaled() {
+  using T = typename Call<Element>::T;
+  for (const T factor : {T(1), T(0.5)})
+    for (const size_t count : {size_t(0), size_t(1), size_t(15), size_t(20001)}) {
+      std::vector<Element> values(count + 1, Element(3.0f));
+      CHECK(cuda::scale(Kind<Element>::dtype, values.data() + 1, static_cast<int64_t>(count),
+                        &factor, nullptr) == 0,
+            "scale");
+      for (size_t i = 0; i <= count; ++i)
+        CHECK(static_cast<T>(values[i]) == (i == 0 ? T(3) : 3 * factor), "element %zu", i);
+    }
+}
+
+}  // namespace
+
+int main() {
+  all_kernels<float>(0);
+  all_kernels<__nv_bfloat16>(1);
+#if !defined(__SANITIZE_THREAD__)  // who waits for whom does not depend on the type
+  all_kernels<double>(2);
+  all_kernels<__half>(3);
+#endif
+  sums_of_several_blocks();
+  no_rows();
+  bad_targets<float>();
+  bad_targets<__nv_bfloat16>();
+  scaled<float>();
+  scaled<__half>();
+}

@@ -1,0 +1,114 @@
+"""What ptxas made of the CUDA kernels, in the built extension: registers, spills, wide accesses."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from typing import NamedTuple
+
+import pytest
+from cuda_kernels import ARCHS, EXTENSION, needs_cuda
+from ptxsim.cuda_build import find_tool
+
+pytestmark = needs_cuda
+
+REGISTERS = 65536  # of a multiprocessor
+
+
+class Usage(NamedTuple):
+    registers: int
+    stack: int  # bytes, spilled registers among them
+    local: int
+
+
+def cuobjdump(*arguments: str) -> str:
+    tool = find_tool("cuobjdump")
+    assert tool, "cuobjdump is neither on the path nor in Triton's package"
+    command = [tool, *arguments, str(EXTENSION)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@functools.cache
+def usages(arch: int) -> dict[str, Usage]:
+    """Of each kernel, by its mangled name."""
+    text = cuobjdump("-res-usage", "-arch", f"sm_{arch}")
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", text)
+    return {name: Usage(int(r), int(stack), int(local)) for name, r, stack, local in found}
+
+
+def kernels(arch: int, kernel: str, *, dtypes: str = r"\w+?") -> dict[str, Usage]:
+    pattern = re.compile(rf"\d{kernel}_kernelI({dtypes})(Lb\dE)?E")
+    return {name: usage for name, usage in usages(arch).items() if pattern.search(name)}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_kernel_is_there_and_spills_nothing(arch: int) -> None:
+    for kernel, count in (
+        ("warp", 8),
+        ("cluster", 8),
+        ("sums", 8),
+        ("finish", 8),
+        ("gradient", 8),
+        ("strided", 8),
+        ("scale", 4),
+    ):
+        assert len(kernels(arch, kernel)) == count
+    spilling = {name: u for name, u in usages(arch).items() if u.stack or u.local}
+    assert not spilling
+
+
+# The threads of a block, and how many blocks of them the registers must leave room for on a
+# multiprocessor: enough loads under way to hide the latency of memory.
+BLOCKS = [
+    ("warp", 128, 4),
+    ("cluster", 256, 2),
+    ("sums", 256, 2),
+    ("gradient", 256, 2),
+    ("finish", 256, 2),
+    ("strided", 128, 4),
+    ("scale", 256, 5),
+]
+
+
+@pytest.mark.parametrize(("kernel", "threads", "blocks"), BLOCKS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_registers_leave_room_for_blocks(arch: int, kernel: str, threads: int, blocks: int) -> None:
+    for name, usage in kernels(arch, kernel).items():
+        assert -(-usage.registers // 8) * 8 * threads * blocks <= REGISTERS, name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_two_of_the_largest_blocks_fit(arch: int) -> None:
+    """A row of float32 or 16 bits that takes more than 64 KB of a block has 512 threads."""
+    for name, usage in kernels(arch, "cluster", dtypes="f|6__half|13__nv_bfloat16").items():
+        if "Lb0E" in name:  # class indices
+            assert usage.registers * 512 * 2 <= REGISTERS, name
+
+
+LOAD, COPY, STORE = r"\bLDG\.E\S*\.128", r"\bLDGSTS\.E\S*\.128", r"\bSTG\.E\S*\.128"
+WIDE = {
+    "warp": (COPY, STORE),
+    "cluster": (COPY, STORE),
+    "sums": (LOAD,),
+    "gradient": (LOAD, STORE),
+    "scale": (LOAD, STORE),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f", "13__nv_bfloat16"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_accesses_of_16_bytes(arch: int, dtype: str) -> None:
+    hot = {
+        name: instructions
+        for kernel, instructions in WIDE.items()
+        for name in kernels(arch, kernel, dtypes=dtype)
+        if "Lb1E" not in name  # class probabilities: the same code
+    }
+    assert len(hot) == len(WIDE)
+    listing = cuobjdump("-sass", "-arch", f"sm_{arch}", "-fun", ",".join(hot))
+    for function in listing.split("Function : ")[1:]:
+        name = function.split(maxsplit=1)[0]
+        for instruction in hot.pop(name):
+            assert re.search(instruction, function), f"{instruction} in {name}"
+    assert not hot

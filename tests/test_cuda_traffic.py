@@ -1,0 +1,126 @@
+"""What the CUDA kernels read and write: each logit read once, each gradient written once, in
+16-byte accesses. And that those long rows are right."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from cuda_kernels import SimulatedCuda, kernel_of, needs_cuda, simulated_cuda
+from gpu_problem import Case, check_case
+from ptxsim.counters import SECTOR, Access, TensorTraffic
+
+pytestmark = needs_cuda
+
+BF16, F32, F64, F16 = torch.bfloat16, torch.float32, torch.float64, torch.float16
+
+# One step. Of each: the kernel, blocks a row.
+ONE_STEP: list[tuple[int, torch.dtype, tuple[int, int], dict[str, Any], str, int]] = [
+    # around what a warp holds, and the longest that it does
+    (80, BF16, (5, 256), {}, "warp", 1),
+    (90, BF16, (2, 2048), {}, "warp", 1),
+    (100, F32, (3, 1001), {}, "warp", 1),
+    (120, F16, (2, 1000), {}, "warp", 1),
+    (90, BF16, (2, 2057), {}, "cluster", 1),
+    # one block, to the last byte of shared memory of an sm_80
+    (80, F32, (1, 40000), {}, "cluster", 1),
+    (80, BF16, (2, 50257), {}, "cluster", 1),
+    # clusters, around the places where their blocks meet
+    (90, BF16, (2, 16376), {}, "cluster", 2),
+    (90, BF16, (2, 16383), {}, "cluster", 4),
+    (100, BF16, (2, 32000), {}, "cluster", 4),
+    (120, F32, (2, 32768), {}, "cluster", 8),
+    (90, BF16, (2, 65535), {"layout": "odd", "options": {"inplace": True}}, "cluster", 8),
+    (100, BF16, (2, 262144), {}, "cluster", 8),
+    (90, F32, (1, 262143), {}, "cluster", 16),
+    (100, F64, (1, 131072), {}, "cluster", 16),
+    (120, BF16, (1, 180000), {}, "cluster", 8),
+    (90, F32, (1, 60000), {"targets": "probabilities"}, "cluster", 8),
+]
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "shape", "fields", "kernel", "cluster"), ONE_STEP, ids=lambda x: str(x)
+)
+def test_read_once_and_written_once(
+    arch: int,
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    fields: dict[str, Any],
+    kernel: str,
+    cluster: int,
+) -> None:
+    gpu = simulated_cuda(arch, sched="random", noise=2)
+    check_case(Case("traffic", dtype=dtype, shape=shape, **fields), gpu)
+    [report] = [r for r in gpu.reports if kernel_of(r) != "sum"]
+    assert (kernel_of(report), report.cluster[0]) == (kernel, cluster)
+    assert 1 <= passes(gpu, write=False) <= 1.02
+    assert passes(gpu, write=True) == 1
+    assert_wide(gpu)
+
+
+# The rest. Of each: arch, dtype, shape, what changes, how often the logits are read.
+OTHERS: list[tuple[int, torch.dtype, tuple[int, int], dict[str, Any], int]] = [
+    (80, BF16, (2, 100000), {}, 2),  # longer than a block holds: sums, then the gradient
+    (120, F32, (1, 131072), {}, 2),
+    (90, F16, (2, 32001), {"one_step": False}, 2),  # forward, then backward
+    (100, F16, (2, 2000), {"one_step": False}, 2),
+    (80, F32, (2, 10007), {"one_step": False, "options": {"inplace": True}}, 2),
+]
+
+
+@pytest.mark.parametrize(("arch", "dtype", "shape", "fields", "reads"), OTHERS, ids=str)
+def test_read_twice_and_written_once(
+    arch: int, dtype: torch.dtype, shape: tuple[int, int], fields: dict[str, Any], reads: int
+) -> None:
+    gpu = simulated_cuda(arch, sched="random", noise=2)
+    check_case(Case("traffic", dtype=dtype, shape=shape, **fields), gpu)
+    assert reads <= passes(gpu, write=False) <= 1.02 * reads
+    assert passes(gpu, write=True) == 1
+    assert_wide(gpu)
+
+
+@pytest.mark.parametrize("classes", [200, 300])
+def test_columns_that_are_held(classes: int) -> None:
+    """200 float32 classes of 128 threads fit shared memory, 300 are read again."""
+    gpu = simulated_cuda(90)
+    check_case(Case("columns", shape=(2, classes, 67), targets="ignored"), gpu)
+    read = 1 if classes == 200 else 2
+    counted = 133 / 134  # the ignored row is not read
+    assert read * counted <= passes(gpu, write=False) <= 1.02 * read
+    assert passes(gpu, write=True) == 1
+    assert gpu.reports[-2].bank_conflicts == 0
+    assert not any(report.warnings for report in gpu.reports)
+
+
+def passes(gpu: SimulatedCuda, *, write: bool) -> float:
+    """How often the logits were read or their gradient written, by all launches."""
+    tensor = gpu.grad_logits if write else gpu.logits
+    traffic = [report.traffic.get(tensor.data_ptr(), TensorTraffic()) for report in gpu.reports]
+    moved = sum(t.written_bytes if write else t.read_bytes for t in traffic)
+    return moved / (tensor.numel() * tensor.element_size())
+
+
+def is_wide(access: Access) -> bool:
+    """16 bytes a thread."""
+    if access.op.startswith("cp.async"):
+        return True
+    vector = re.search(r"\.v(\d)\.\D(\d+)$", access.op)
+    return vector is not None and int(vector[1]) * int(vector[2]) == 128
+
+
+def assert_wide(gpu: SimulatedCuda) -> None:
+    """All but the ends of rows goes by 16 bytes, through whole sectors, without bank conflicts."""
+    reports = [r for r in gpu.reports if kernel_of(r) not in ("sum", "finish")]
+    accesses = [a for r in reports for a in r.accesses if is_wide(a)]
+    for write in (False, True):
+        moved = [a for a in accesses if a.space == "global" and a.write == write]
+        count, sectors = sum(a.bytes for a in moved), sum(a.sectors for a in moved)
+        tensor = gpu.grad_logits if write else gpu.logits
+        assert count >= 0.95 * passes(gpu, write=write) * tensor.numel() * tensor.element_size()
+        # 16 sectors for a warp; 17 where the row's first whole chunk begins within a sector.
+        assert count >= 16 / 17 * SECTOR * sectors
+    assert all(a.wavefronts == a.ideal_wavefronts for a in accesses if a.space == "shared")
+    assert not any(report.warnings for report in gpu.reports)

@@ -1,0 +1,186 @@
+"""What only a GPU can show: streams, graphs, waiting, memory. `make gpu` runs these.
+
+The rest of the suite also runs on a GPU's backends where there is one; see conftest.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from checks import check
+from conftest import GPU_BACKENDS
+from torch import Tensor
+
+from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+
+pytestmark = pytest.mark.gpu
+SMOOTHING = 0.1
+CYCLES = 50_000_000  # some tens of milliseconds
+
+
+@pytest.fixture(params=GPU_BACKENDS or ["gpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def problem(rows: int, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    logits = torch.randn(rows, classes, device="cuda").to(dtype).requires_grad_()
+    return logits, torch.randint(classes, (rows,), device="cuda")
+
+
+def step(logits: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Loss and gradient."""
+    loss = label_smoothing_loss(logits, target, label_smoothing=SMOOTHING, **options)
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    return loss.detach(), grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("classes", [10, 1000, 50257, 262144])
+def test_every_kernel(classes: int, dtype: torch.dtype, backend: str) -> None:
+    logits, target = problem(5, classes, dtype)
+    target[1] = -100
+    check(logits, target, label_smoothing=SMOOTHING, backend=backend)
+
+
+def test_more_rows_than_the_gpu_holds(backend: str) -> None:
+    logits, target = problem(4099, 32001, torch.bfloat16)
+    check(logits, target, label_smoothing=SMOOTHING, backend=backend)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nothing_waits_for_the_gpu(reduction: str, inplace: bool, backend: str) -> None:
+    logits, target = problem(33, 5000)
+    weight = torch.rand(5000, device="cuda")
+    options = {"reduction": reduction, "weight": weight, "backend": backend}
+    step(logits, target, **options)  # Triton's compiler may wait
+    hidden = logits * 1
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = label_smoothing_loss(
+            hidden, target, label_smoothing=SMOOTHING, inplace=inplace, **options
+        )
+        loss.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_stream_that_torch_is_on(backend: str) -> None:
+    """The logits are written late on a side stream; only work on that stream sees them."""
+    logits, target = problem(64, 4096)
+    expected = step(logits, target, backend=backend)
+    late = torch.zeros_like(logits)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(CYCLES)
+        late.copy_(logits.detach())
+        made = step(late.requires_grad_(), target, backend=backend)
+    side.synchronize()
+    assert all(map(torch.equal, made, expected))
+
+
+@pytest.mark.parametrize("classes", [100, 8192, 131072])
+def test_captured_in_a_graph(classes: int, backend: str) -> None:
+    logits, target = problem(8, classes, torch.bfloat16)
+    loss_fn = FusedLabelSmoothingLoss(label_smoothing=SMOOTHING, backend=backend)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # warm up, as torch asks
+        loss_fn(logits, target).backward()
+    torch.cuda.current_stream().wait_stream(side)
+    logits.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = loss_fn(logits, target)
+        loss.backward()
+    for _ in range(2):
+        with torch.no_grad():
+            logits.normal_()
+            target.random_(classes)
+        graph.replay()
+        assert logits.grad is not None
+        expected_loss, expected_grad = step(logits, target, backend=backend)
+        assert torch.equal(loss, expected_loss)
+        assert torch.equal(logits.grad, expected_grad)
+
+
+def test_the_gpu_of_the_logits(backend: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    logits, target = problem(16, 3000)
+    expected = step(logits, target, backend=backend)
+    other = logits.detach().to("cuda:1").requires_grad_()
+    assert torch.cuda.current_device() == 0
+    made = step(other, target.to("cuda:1"), backend=backend)
+    assert torch.cuda.current_device() == 0
+    assert all(torch.equal(m.cpu(), e.cpu()) for m, e in zip(made, expected, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(70_001, 5), (65, 8193), (3, 300_001)])
+def test_the_same_bits_each_run(shape: tuple[int, int], backend: str) -> None:
+    logits, target = problem(*shape)
+    first = step(logits, target, backend=backend)
+    for _ in range(5):
+        assert all(map(torch.equal, step(logits, target, backend=backend), first))
+
+
+def test_beyond_two_to_the_31_elements(backend: str) -> None:
+    classes = 40_961
+    rows = 2**31 // classes + 2
+    if torch.cuda.mem_get_info()[0] < 3 * 2 * rows * classes:
+        pytest.skip("needs 13 GB of free GPU memory")
+    torch.use_deterministic_algorithms(False)  # without poison: that is as much again to write
+    logits, target = problem(rows, classes, torch.bfloat16)
+    last, last_target = logits[-3:].detach().clone().requires_grad_(), target[-3:]
+    expected_loss, expected = step(last, last_target, reduction="none", backend=backend)
+    hidden = logits * 1
+    loss = label_smoothing_loss(
+        hidden, target, label_smoothing=SMOOTHING, reduction="none", inplace=True, backend=backend
+    )
+    (grad,) = torch.autograd.grad(loss.sum(), hidden)
+    assert torch.equal(loss[-3:], expected_loss)
+    assert torch.equal(grad[-3:], expected)
+
+
+def test_the_gradient_is_the_only_large_tensor(backend: str) -> None:
+    logits, target = problem(512, 32768)
+    size = logits.numel() * logits.itemsize
+    step(logits, target, backend=backend)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    _, grad = step(logits, target, backend=backend)
+    assert torch.cuda.max_memory_allocated() - before < 1.02 * size
+    assert grad.shape == logits.shape
+
+
+def test_a_target_that_is_no_class(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = problem(4, 1000)
+    good = step(logits, target, reduction="none", backend=backend)
+    target[2] = 1000
+    loss, grad = step(logits, target, reduction="none", backend=backend)
+    others = torch.tensor([0, 1, 3], device="cuda")
+    assert loss[2].isnan()
+    assert grad[2].isnan().all()
+    assert torch.equal(loss[others], good[0][others])
+    assert torch.equal(grad[others], good[1][others])
+    monkeypatch.setenv("LABELSMOOTH_CHECK", "1")
+    with pytest.raises(IndexError, match="target of row 2 is 1000"):
+        step(logits, target, backend=backend)
+
+
+def test_compiled_whole(backend: str) -> None:
+    logits, target = problem(32, 1000)
+
+    def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+        return label_smoothing_loss(logits, target, label_smoothing=SMOOTHING, backend=backend)
+
+    compiled = torch.compile(loss_of, fullgraph=True)
+    loss = compiled(logits, target)
+    (grad,) = torch.autograd.grad(loss, logits)
+    expected_loss, expected = step(logits, target, backend=backend)
+    torch.testing.assert_close(loss.detach(), expected_loss)
+    torch.testing.assert_close(grad, expected)
