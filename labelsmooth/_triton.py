@@ -19,7 +19,7 @@ from ._triton_kernels import loss_kernel
 
 def _call(name: str, traced: bool, *arguments: object) -> Any:
     if traced:  # label_smoothing is a tensor then, see _ops.py
-        name += "traced" if name.endswith("_") else "_traced"
+        name = f"traced_{name}"
     return getattr(torch.ops.labelsmooth_triton, name).default(*arguments)
 
 
@@ -38,48 +38,67 @@ def backward(
 # ---- how the logits are divided ------------------------------------------------------------------
 
 
-class Tile(NamedTuple):
-    """What a program holds at a time: `rows` x `block` logits in the registers of its warps.
+class Gpu(NamedTuple):
+    processors: int
+    warp: int  # threads
 
-    A tile has at most 32768 logits (8192 of float64) on 32 warps: the longest row that is read
-    once. Longer rows are passed through in tiles of half of that, so that two programs share a
-    processor.
-    """
+
+class Tile(NamedTuple):
+    """What the threads of a program hold in registers at a time: `rows` x `block` logits."""
 
     rows: int
     block: int
-    warps: int
-    whole: bool  # the block holds all classes
+    threads: int
 
 
-def tile_of(classes: int, inner: int, class_stride: int, dtype: torch.dtype) -> Tile:
-    """Of adjacent classes as many as there are, and more rows where those are few. Of classes that
-    are strided 32 rows, which are adjacent then, so that a warp reads what lies together."""
-    most, least, a_thread = (8192, 512, 4) if dtype == torch.float64 else (32768, 1024, 16)
+class Plan(NamedTuple):
+    tile: Tile
+    whole: bool  # the tile holds all classes: they are read once
+    parts: int  # into how many programs the classes of a row are divided
+
+
+def tile_of(rows: int, classes: int, most: int, dtype: torch.dtype) -> Tile:
+    """All classes, in at most `most` logits (a fourth of that in float64), on 128 to 512 threads;
+    at least 8 logits a thread, by more rows where there are few classes."""
+    scale = 4 if dtype == torch.float64 else 1
+    block = min(max(32, triton.next_power_of_2(classes)), most // scale // rows)
+    rows = max(rows, 1024 // scale // block)
+    return Tile(rows, block, min(512, max(128, rows * block * scale // 16)))
+
+
+def plan_of(
+    outer: int,
+    inner: int,
+    classes: int,
+    class_stride: int,
+    dtype: torch.dtype,
+    most: int,
+    gpu: Gpu,
+) -> Plan:
+    """How a matrix (outer, classes, inner) is divided.
+
+    A row of up to `most` logits (a fourth of that in float64) is held by one program and read once.
+    Longer rows are passed through in tiles of 8192, small enough that a processor runs several
+    programs; in parts, where rows are too few to fill the GPU. Of classes that lie apart, 32 rows,
+    which then are adjacent, are read together.
+    """
     rows = 1 if class_stride == 1 else min(32, triton.next_power_of_2(inner))
-    block = max(32, triton.next_power_of_2(classes))
-    whole = rows * block <= most
-    if not whole:
-        block = most // (2 * rows)
-    rows = max(rows, least // block)
-    return Tile(rows, block, min(32, max(4, rows * block // (32 * a_thread))), whole)
+    tile = tile_of(rows, classes, most, dtype)
+    if tile.block >= classes:
+        return Plan(tile, True, 1)
+    tile = tile_of(rows, classes, 8192, dtype)
+    programs, parts = outer * triton.cdiv(inner, rows), 1
+    while programs * parts < gpu.processors and parts * tile.block < classes:
+        parts *= 2
+    return Plan(tile, False, parts)
 
 
 @lru_cache
-def processors(device: torch.device) -> int:
-    """How many programs a GPU runs at the same time, at least; 1 for what is not a GPU."""
+def gpu_of(device: torch.device) -> Gpu:
     if device.type != "cuda":
-        return 1
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
-
-
-def parts_of(tile: Tile, programs: int, classes: int, device: torch.device) -> int:
-    """Into how many parts rows are divided, so that there are two programs a processor."""
-    parts = 1
-    if not tile.whole:
-        while parts * tile.block < classes and programs * parts < processors(device):
-            parts *= 2
-    return parts
+        return Gpu(1, 32)
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(properties.multi_processor_count, properties.warp_size)
 
 
 # ---- a call --------------------------------------------------------------------------------------
@@ -143,9 +162,15 @@ class Call:
             (1, logits.shape[0]) if logits.dim() == 2 else (logits.shape[0], logits.shape[2])
         )
         self.rows = self.outer * self.inner
-        self.tile = tile_of(self.classes, self.inner, logits.stride(1), logits.dtype)
-        self.programs = self.outer * triton.cdiv(self.inner, self.tile.rows)
-        self.parts = parts_of(self.tile, self.programs, self.classes, logits.device)
+        self.soft = target.dtype == logits.dtype
+        self.gpu = gpu_of(logits.device)
+        # What registers hold beside the logits; test_triton_compile.py has the compiler's word.
+        vectors = weight is not None or prior is not None
+        most = 8192 if self.soft else 16384 if vectors or softcap > 0 else 32768
+        stride = logits.stride(1)
+        self.plan = plan_of(
+            self.outer, self.inner, self.classes, stride, logits.dtype, most, self.gpu
+        )
         self.denominator: Tensor | None = None
         if reduction == _ops.REDUCTIONS["mean"]:
             if normalizer is None:
@@ -155,13 +180,12 @@ class Call:
             else:
                 self.denominator = normalizer.to(logits.device, self.dtype)
 
-        soft = target.dtype == logits.dtype
         self.in_memory = self.dtype == torch.float64 or isinstance(label_smoothing, Tensor)
         self.arguments = (
             logits,
             *_strides(logits),
-            target if soft else target.contiguous(),
-            *(_strides(target) if soft else (0, 0, 0)),
+            target if self.soft else target.contiguous(),
+            *(_strides(target) if self.soft else (0, 0, 0)),
             *_classes(logits, weight, prior),
             self.outer,
             self.inner,
@@ -194,15 +218,18 @@ class Call:
 def _launch(
     call: Call,
     stage: str,
+    tile: Tile,
     parts: int,
     outputs: dict[str, Tensor],
     grad_logits: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> None:
+    """`parts` programs for each `tile.rows` rows."""
     if call.rows == 0:
         return
     row_stats = outputs["row_stats"]
-    wrap_triton(loss_kernel)[(call.programs, parts)](
+    grid = (call.outer * triton.cdiv(call.inner, tile.rows), parts)
+    wrap_triton(loss_kernel)[grid](
         *call.arguments,
         grad_logits,
         *((0, 0, 0) if grad_logits is None else _strides(grad_logits)),
@@ -214,10 +241,10 @@ def _launch(
         outputs.get("parts"),
         WITH_STATS=row_stats.shape[0] == 4,
         STAGE=stage,
-        PARTS=parts if stage != "combine" else call.parts,
-        ROWS=call.tile.rows,
-        BLOCK=call.tile.block,
-        num_warps=call.tile.warps,
+        PARTS=call.plan.parts,
+        ROWS=tile.rows,
+        BLOCK=tile.block,
+        num_warps=tile.threads // call.gpu.warp,
     )
 
 
@@ -225,19 +252,20 @@ def _run_forward(
     call: Call, grad_logits: Tensor | None, *, with_stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     logits, rows = call.logits, (call.logits.shape[0], *call.logits.shape[2:])
+    tile, whole, parts = call.plan
     loss = logits.new_empty(rows, dtype=call.dtype)
     row_stats = logits.new_empty((4 if with_stats else 2, call.rows), dtype=call.dtype)
     predicted = logits.new_empty(rows if with_stats else 0, dtype=torch.int64)
     outputs = {"loss": loss, "row_stats": row_stats, "predicted": predicted}
     scale = None if grad_logits is None else call.scale(None)
-    if call.parts == 1:
-        _launch(call, "whole" if call.tile.whole else "rows", 1, outputs, grad_logits, scale)
+    if parts == 1:
+        _launch(call, "whole" if whole else "rows", tile, 1, outputs, grad_logits, scale)
     else:
-        parts = logits.new_empty((8, call.rows, call.parts), dtype=torch.float64)
-        _launch(call, "parts", call.parts, {**outputs, "parts": parts})
-        _launch(call, "combine", 1, {**outputs, "parts": parts})
+        outputs["parts"] = logits.new_empty((8, call.rows, parts), dtype=torch.float64)
+        _launch(call, "parts", tile, parts, outputs)
+        _launch(call, "combine", tile, 1, outputs)
         if grad_logits is not None:
-            _launch(call, "gradient", call.parts, outputs, grad_logits, scale)
+            _launch_gradient(call, row_stats, grad_logits, scale)
     if call.reduction != _ops.REDUCTIONS["none"]:
         loss = loss.sum()
         if call.denominator is not None:
@@ -245,9 +273,17 @@ def _run_forward(
     return loss, row_stats, predicted
 
 
+def _launch_gradient(
+    call: Call, row_stats: Tensor, grad_logits: Tensor, scale: Tensor | None
+) -> None:
+    """Tile by tile; but class probabilities are summed up first, which is done once a row."""
+    tile = tile_of(call.plan.tile.rows, call.classes, 4096, call.logits.dtype)
+    parts = 1 if call.soft else triton.cdiv(call.classes, tile.block)
+    _launch(call, "gradient", tile, parts, {"row_stats": row_stats}, grad_logits, scale)
+
+
 def _run_backward(call: Call, grad_loss: Tensor, row_stats: Tensor, grad_logits: Tensor) -> None:
-    scale = call.scale(grad_loss.to(call.dtype))
-    _launch(call, "gradient", call.parts, {"row_stats": row_stats}, grad_logits, scale)
+    _launch_gradient(call, row_stats, grad_logits, call.scale(grad_loss.to(call.dtype)))
 
 
 # ---- operators, of the schemas of csrc/ops.cpp ---------------------------------------------------
@@ -282,8 +318,7 @@ def _define(function: Callable[..., Any]) -> None:
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
     signature = "(" + str(schema).partition("(")[2]
     traced = signature.replace("float label_smoothing", "Tensor label_smoothing")
-    suffix = "traced" if name.endswith("_") else "_traced"
-    for defined, of in ((name, signature), (name + suffix, traced)):
+    for defined, of in ((name, signature), (f"traced_{name}", traced)):
         operator = triton_op(
             f"labelsmooth_triton::{defined}", function, mutates_args=written, schema=of
         )

@@ -211,8 +211,17 @@ def of_classes(vector, constant, rows, c):
 
 
 @triton.jit
+def class_coef_at(rows, c, dtype: tl.constexpr):
+    """v_c, beyond the last class too: where there are no vectors it is one number."""
+    if rows.class_coef is None:
+        return uniform(rows, dtype)
+    else:  # noqa: RET505
+        return of_classes(rows.class_coef, 0.0, rows, c)
+
+
+@triton.jit
 def soft_coef_at(rows, c, beta, kappa, dtype: tl.constexpr):
-    class_coef = of_classes(rows.class_coef, uniform(rows, dtype), rows, c)
+    class_coef = tl.where(c < rows.classes, class_coef_at(rows, c, dtype), 0.0)
     weighted_probs = of_classes(rows.weight, 1.0, rows, c) * target_probs_at(rows, c)
     return soft_coef(class_coef, weighted_probs, beta, kappa)
 
@@ -249,17 +258,9 @@ def combine_sums(a, b):
 
 
 @triton.jit
-def combine_fields(
-    a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7
-):  # as tl.reduce calls it
-    return combine_sums(Sums(a0, a1, a2, a3, a4, a5, a6, a7), Sums(b0, b1, b2, b3, b4, b5, b6, b7))
-
-
-@triton.jit
 def sums_of_tile(rows, x, c, reference, terms, options, WITH_STATS: tl.constexpr):
     dtype: tl.constexpr = x.dtype
     shift = tl.max(x, 1, keep_dims=True)
-    sum_exp = tl.sum(tl.exp(x - finite_or_zero(shift)), 1, keep_dims=True)
     difference = x - reference
     coef_sum = tl.zeros_like(shift)
     entropy = tl.zeros_like(shift)
@@ -278,14 +279,16 @@ def sums_of_tile(rows, x, c, reference, terms, options, WITH_STATS: tl.constexpr
             prob_sum = tl.sum(probs, 1, keep_dims=True)
             prob_nll = tl.sum(soft_nll(probs, 0.0, difference), 1, keep_dims=True)
     else:
-        coef = of_classes(rows.class_coef, uniform(rows, dtype), rows, c)
-        difference = tl.where(c == rows.target, 0.0, difference)
+        coef = class_coef_at(rows, c, dtype)
+        difference = tl.where((c == rows.target) | (c >= rows.classes), 0.0, difference)
     coef_dot = tl.sum(weighted(coef, difference), 1, keep_dims=True)
     best = tl.zeros_like(shift).to(tl.int64)
     if WITH_STATS:
         largest = tl.where(x == x, x, float("inf"))
         best = tl.min(tl.where(largest == tl.max(largest, 1, keep_dims=True), c, rows.classes), 1)
         best = best.to(tl.int64)[:, None]
+    # Last, for the exponentials may take the logits' registers.
+    sum_exp = tl.sum(tl.exp(x - finite_or_zero(shift)), 1, keep_dims=True)
     return Sums(shift, sum_exp, coef_dot, coef_sum, entropy, prob_sum, prob_nll, best)
 
 
@@ -348,30 +351,32 @@ def store_part(parts, rows, N, sums, PARTS: tl.constexpr):
 
 
 @triton.jit
-def load_parts(parts, rows, N, dtype: tl.constexpr, PARTS: tl.constexpr):
-    """The parts of each row combined."""
+def sum_of_parts(parts, rows, N, field: tl.constexpr, dtype: tl.constexpr, PARTS: tl.constexpr):
+    record = parts + (field * N + rows.index) * PARTS + tl.arange(0, PARTS)[None, :]
+    value = tl.load(record, mask=rows.inside, other=0.0).to(dtype)
+    return tl.sum(value, 1, keep_dims=True)
+
+
+@triton.jit
+def combined_parts(parts, rows, N, dtype: tl.constexpr, PARTS: tl.constexpr):
+    """combine_sums of all parts at once, in sums that come out the same in every thread."""
     record = parts + rows.index * PARTS + tl.arange(0, PARTS)[None, :]
     field = N * PARTS
-    fields = (
-        tl.load(record, mask=rows.inside, other=0.0).to(dtype),
-        tl.load(record + field, mask=rows.inside, other=0.0).to(dtype),
-        tl.load(record + 2 * field, mask=rows.inside, other=0.0).to(dtype),
-        tl.load(record + 3 * field, mask=rows.inside, other=0.0).to(dtype),
-        tl.load(record + 4 * field, mask=rows.inside, other=0.0).to(dtype),
-        tl.load(record + 5 * field, mask=rows.inside, other=0.0).to(dtype),
-        tl.load(record + 6 * field, mask=rows.inside, other=0.0).to(dtype),
-        tl.load(record + 7 * field, mask=rows.inside, other=0.0).to(tl.int64),
-    )
-    combined = tl.reduce(fields, 1, combine_fields, keep_dims=True)
+    shifts = tl.load(record, mask=rows.inside, other=0.0).to(dtype)
+    sum_exps = tl.load(record + field, mask=rows.inside, other=0.0).to(dtype)
+    bests = tl.load(record + 7 * field, mask=rows.inside, other=0.0).to(tl.int64)
+    shift = tl.max(shifts, 1, keep_dims=True)
+    largest = tl.where(sum_exps == sum_exps, shifts, float("inf"))
+    is_largest = largest == tl.max(largest, 1, keep_dims=True)
     return Sums(
-        combined[0],
-        combined[1],
-        combined[2],
-        combined[3],
-        combined[4],
-        combined[5],
-        combined[6],
-        combined[7],
+        shift,
+        tl.sum(sum_exps * tl.exp(shifts - finite_or_zero(shift)), 1, keep_dims=True),
+        sum_of_parts(parts, rows, N, 2, dtype, PARTS),
+        sum_of_parts(parts, rows, N, 3, dtype, PARTS),
+        sum_of_parts(parts, rows, N, 4, dtype, PARTS),
+        sum_of_parts(parts, rows, N, 5, dtype, PARTS),
+        sum_of_parts(parts, rows, N, 6, dtype, PARTS),
+        tl.min(tl.where(is_largest, bests, rows.classes), 1)[:, None],
     )
 
 
@@ -421,7 +426,7 @@ def write_gradient(pointers, stride, rows, x, c, grad, options):
     if rows.target.dtype.is_ptr():
         coef = soft_coef_at(rows, c, grad.beta, grad.kappa, x.dtype)
     else:
-        coef = grad.beta * of_classes(rows.class_coef, uniform(rows, x.dtype), rows, c)
+        coef = grad.beta * class_coef_at(rows, c, x.dtype)
         coef = tl.where(c == rows.target, grad.target_coef, coef)
     gradient = logit_grad(tl.exp(x - grad.shift), coef, grad) * transform_slope(x, options)
     gradient = tl.where(rows.ignored, 0.0, gradient)  # an ignored row may hold NaN
@@ -451,7 +456,7 @@ def loss_kernel(
     outer,
     inner,
     classes,
-    ignore_index,
+    ignore_index: tl.int64,
     label_smoothing,
     lse_square_scale,
     logit_scale,
@@ -504,13 +509,13 @@ def loss_kernel(
         inner,
         classes,
         ignore_index,
-        WITH_STATS,
+        WITH_STATS or ROWS > 1,  # of several rows it would only spoil wide reads to leave one out
         ROWS,
     )
     totals = class_sums_of(class_sums, classes, dtype)
     terms, target_prior, target_weight = terms_of(rows, totals, options, dtype)
     N = tl.cast(inner, tl.int64) * outer
-    span = tl.cdiv(tl.cdiv(classes, PARTS), BLOCK) * BLOCK  # of a part
+    span = tl.cdiv(tl.cdiv(classes, tl.num_programs(1)), BLOCK) * BLOCK  # of a part
     begin = tl.program_id(1) * span
     end = tl.minimum(begin + span, classes)
 
@@ -531,7 +536,7 @@ def loss_kernel(
             x = logits_at(rows, c, options)
             sums = sums_of_tile(rows, x, c, reference, terms, options, WITH_STATS)
         elif STAGE == "combine":
-            sums = load_parts(parts, rows, N, dtype, PARTS)
+            sums = combined_parts(parts, rows, N, dtype, PARTS)
         else:
             end_read = tl.where(tl.max(rows.read.to(tl.int32)) > 0, end, 0)
             sums = sums_between(rows, begin, end_read, reference, terms, options, WITH_STATS, BLOCK)
@@ -564,6 +569,8 @@ def loss_kernel(
         pointers = pointers_to(grad_logits, rows.outer, rows.position, grad_outer, grad_inner)
         tl.debug_barrier()  # in place: all have read the target's logit before it is overwritten
         if STAGE == "whole":
+            # From begin, which is 0: these numbers are made anew, not kept in registers till here.
+            c = begin + tl.arange(0, BLOCK)[None, :]
             write_gradient(pointers, grad_stride, rows, x, c, grad, options)
         else:
             for start in range(begin, end, BLOCK):
