@@ -61,7 +61,7 @@ def _best_for(device: torch.device) -> Backend:
     return "triton" if HAS_TRITON else "eager"
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _triton_runs_on(device: torch.device) -> bool:
     if device.type == "cuda":
         return True

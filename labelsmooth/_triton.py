@@ -1,10 +1,9 @@
-"""Triton's kernel as a backend: the operators of csrc/ops.cpp again, as torch.ops.labelsmooth_triton.
+"""Triton's kernel as a backend: the operators of csrc/ops.cpp, in a namespace labelsmooth_triton.
 
 For GPUs without the CUDA extension, AMD's included; on CPU tensors under TRITON_INTERPRET=1.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch.library import triton_op, wrap_triton
 from . import _eager, _ops
 from ._problem import Inputs, Options, Outputs
 from ._triton_kernels import loss_kernel
+from ._triton_plan import Tile, gpu_of, plan_of, tile_of
 
 
 def _call(name: str, traced: bool, *arguments: object) -> Any:
@@ -33,72 +33,6 @@ def backward(
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
     return _ops.backward(grad_loss, row_stats, inputs, options, inplace=inplace, call=_call)
-
-
-# ---- how the logits are divided ------------------------------------------------------------------
-
-
-class Gpu(NamedTuple):
-    processors: int
-    warp: int  # threads
-
-
-class Tile(NamedTuple):
-    """What the threads of a program hold in registers at a time: `rows` x `block` logits."""
-
-    rows: int
-    block: int
-    threads: int
-
-
-class Plan(NamedTuple):
-    tile: Tile
-    whole: bool  # the tile holds all classes: they are read once
-    parts: int  # into how many programs the classes of a row are divided
-
-
-def tile_of(rows: int, classes: int, most: int, dtype: torch.dtype) -> Tile:
-    """All classes, in at most `most` logits (a fourth of that in float64), on 128 to 512 threads;
-    at least 8 logits a thread, by more rows where there are few classes."""
-    scale = 4 if dtype == torch.float64 else 1
-    block = min(max(32, triton.next_power_of_2(classes)), most // scale // rows)
-    rows = max(rows, 1024 // scale // block)
-    return Tile(rows, block, min(512, max(128, rows * block * scale // 16)))
-
-
-def plan_of(
-    outer: int,
-    inner: int,
-    classes: int,
-    class_stride: int,
-    dtype: torch.dtype,
-    most: int,
-    gpu: Gpu,
-) -> Plan:
-    """How a matrix (outer, classes, inner) is divided.
-
-    A row of up to `most` logits (a fourth of that in float64) is held by one program and read once.
-    Longer rows are passed through in tiles of 8192, small enough that a processor runs several
-    programs; in parts, where rows are too few to fill the GPU. Of classes that lie apart, 32 rows,
-    which then are adjacent, are read together.
-    """
-    rows = 1 if class_stride == 1 else min(32, triton.next_power_of_2(inner))
-    tile = tile_of(rows, classes, most, dtype)
-    if tile.block >= classes:
-        return Plan(tile, True, 1)
-    tile = tile_of(rows, classes, 8192, dtype)
-    programs, parts = outer * triton.cdiv(inner, rows), 1
-    while programs * parts < gpu.processors and parts * tile.block < classes:
-        parts *= 2
-    return Plan(tile, False, parts)
-
-
-@lru_cache
-def gpu_of(device: torch.device) -> Gpu:
-    if device.type != "cuda":
-        return Gpu(1, 32)
-    properties = torch.cuda.get_device_properties(device)
-    return Gpu(properties.multi_processor_count, properties.warp_size)
 
 
 # ---- a call --------------------------------------------------------------------------------------
@@ -154,6 +88,8 @@ class Call:
         lse_square_scale: float,
         logit_scale: float,
         softcap: float,
+        *,
+        with_stats: bool = False,
     ) -> None:
         self.logits, self.reduction = logits, reduction
         self.dtype = _accumulate_dtype(logits)
@@ -162,11 +98,12 @@ class Call:
             (1, logits.shape[0]) if logits.dim() == 2 else (logits.shape[0], logits.shape[2])
         )
         self.rows = self.outer * self.inner
+        self.with_stats = with_stats
         self.soft = target.dtype == logits.dtype
         self.gpu = gpu_of(logits.device)
-        # What registers hold beside the logits; test_triton_compile.py has the compiler's word.
-        vectors = weight is not None or prior is not None
-        most = 8192 if self.soft else 16384 if vectors or softcap > 0 else 32768
+        # What registers have room for beside the rest; test_triton_compile.py sees to it.
+        more = with_stats or weight is not None or prior is not None or softcap > 0
+        most = 8192 if self.soft else 16384 if more else 32768
         stride = logits.stride(1)
         self.plan = plan_of(
             self.outer, self.inner, self.classes, stride, logits.dtype, most, self.gpu
@@ -203,9 +140,9 @@ class Call:
         one of them is a tensor."""
         if not self.in_memory:
             return numbers
-        made = {"dtype": self.dtype, "device": self.logits.device}
+        like = self.logits.new_empty(0, dtype=self.dtype)
         return tuple(
-            n if n is None else n.to(**made) if isinstance(n, Tensor) else torch.full((), n, **made)
+            n if n is None else n.to(like) if isinstance(n, Tensor) else like.new_full((), n)
             for n in numbers
         )
 
@@ -239,7 +176,7 @@ def _launch(
         row_stats,
         outputs.get("predicted"),
         outputs.get("parts"),
-        WITH_STATS=row_stats.shape[0] == 4,
+        WITH_STATS=call.with_stats,
         STAGE=stage,
         PARTS=call.plan.parts,
         ROWS=tile.rows,
@@ -248,14 +185,12 @@ def _launch(
     )
 
 
-def _run_forward(
-    call: Call, grad_logits: Tensor | None, *, with_stats: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _run_forward(call: Call, grad_logits: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     logits, rows = call.logits, (call.logits.shape[0], *call.logits.shape[2:])
     tile, whole, parts = call.plan
     loss = logits.new_empty(rows, dtype=call.dtype)
-    row_stats = logits.new_empty((4 if with_stats else 2, call.rows), dtype=call.dtype)
-    predicted = logits.new_empty(rows if with_stats else 0, dtype=torch.int64)
+    row_stats = logits.new_empty((4 if call.with_stats else 2, call.rows), dtype=call.dtype)
+    predicted = logits.new_empty(rows if call.with_stats else 0, dtype=torch.int64)
     outputs = {"loss": loss, "row_stats": row_stats, "predicted": predicted}
     scale = None if grad_logits is None else call.scale(None)
     if parts == 1:
@@ -290,15 +225,17 @@ def _run_backward(call: Call, grad_loss: Tensor, row_stats: Tensor, grad_logits:
 
 
 def _forward(logits, target, *options):  # type: ignore[no-untyped-def]
-    *options, with_grad, with_stats = options
+    *shared, with_grad, with_stats = options
     grad_logits = torch.empty_like(logits) if with_grad else None
-    made = _run_forward(Call(logits, target, *options), grad_logits, with_stats=with_stats)
+    call = Call(logits, target, *shared, with_stats=with_stats)
+    made = _run_forward(call, grad_logits)
     return *made, logits.new_empty(0) if grad_logits is None else grad_logits
 
 
 def _forward_(logits, target, *options):  # type: ignore[no-untyped-def]
-    *options, with_stats = options
-    return _run_forward(Call(logits, target, *options), logits, with_stats=with_stats)
+    *shared, with_stats = options
+    call = Call(logits, target, *shared, with_stats=with_stats)
+    return _run_forward(call, logits)
 
 
 def _backward(grad_loss, logits, target, row_stats, *options):  # type: ignore[no-untyped-def]
@@ -319,7 +256,7 @@ def _define(function: Callable[..., Any]) -> None:
     signature = "(" + str(schema).partition("(")[2]
     traced = signature.replace("float label_smoothing", "Tensor label_smoothing")
     for defined, of in ((name, signature), (f"traced_{name}", traced)):
-        operator = triton_op(
+        operator: Any = triton_op(
             f"labelsmooth_triton::{defined}", function, mutates_args=written, schema=of
         )
         operator.register_fake(_ops.FAKES[name])

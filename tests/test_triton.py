@@ -17,6 +17,7 @@ from reference import reference
 from labelsmooth import _triton
 from labelsmooth._problem import Inputs, Options
 from labelsmooth._triton_kernels import loss_kernel
+from labelsmooth._triton_plan import Gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -70,7 +71,7 @@ def test_in_place_whichever_warp_is_first(classes: int, dtype: str, seed: int) -
 
 @pytest.mark.parametrize("case", LONG, ids=str)
 def test_rows_in_parts(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_triton, "gpu_of", lambda device: _triton.Gpu(132, 32))
+    monkeypatch.setattr(_triton, "gpu_of", lambda device: Gpu(132, 32))
     with simulated_triton(90, noise=2, counts=False) as gpu:
         check_case(case, _triton)
     assert [report.grid[1] > 1 for report in gpu.reports[:2]] == [True, False]
@@ -108,8 +109,8 @@ def test_traffic(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A row of up to 32768 logits (float64: 8192) is read once, a longer one twice, and the
-    gradient written once. Beside that every thread asks for the target's logit."""
-    monkeypatch.setattr(_triton, "gpu_of", lambda device: _triton.Gpu(processors, 32))
+    gradient is written once. Beside that, every thread asks for the target's logit."""
+    monkeypatch.setattr(_triton, "gpu_of", lambda device: Gpu(processors, 32))
     logits = torch.randn(2, classes).to(dtype)
     with simulated_triton(90) as gpu:
         one_step(logits)
