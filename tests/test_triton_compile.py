@@ -1,4 +1,4 @@
-"""The Triton kernel compiled to machine code for GPUs of NVIDIA and AMD: it fits their registers."""
+"""The Triton kernel compiled to machine code for GPUs of NVIDIA and AMD fits their registers."""
 
 from __future__ import annotations
 
