@@ -142,10 +142,21 @@ PyObject* release_memory(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+// Whether the CUDA operators find what they need of torch.
+PyObject* has_torch_cuda(PyObject*, PyObject*) {
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+  return PyBool_FromLong(labelsmooth::find_ask_stream() != nullptr);
+#else
+  Py_RETURN_FALSE;
+#endif
+}
+
 // Importing labelsmooth._C registers the operators; the module itself says what was built.
 PyMODINIT_FUNC PyInit__C() {
   static PyMethodDef methods[] = {{"release_memory", release_memory, METH_NOARGS,
                                    "Gives memory that is kept for gradients to the system."},
+                                  {"has_torch_cuda", has_torch_cuda, METH_NOARGS,
+                                   "Whether this torch has what the CUDA operators need of it."},
                                   {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};

@@ -10,11 +10,17 @@
 
 namespace labelsmooth {
 
-// The stream that torch is on. Asked for by name: a torch without CUDA has no such function, and
-// must be able to load this library.
+// torch's function that tells the stream it is on, or nullptr. Looked up by name, in the library that
+// has it: a torch without CUDA, which has neither, must be able to load this one.
+using AskStream = AOTITorchError (*)(int32_t device, void** stream);
+inline AskStream find_ask_stream() {
+  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (!library) return nullptr;
+  return reinterpret_cast<AskStream>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+}
+
 inline void* current_stream(int32_t device) {
-  using Ask = AOTITorchError (*)(int32_t, void**);
-  const auto ask = reinterpret_cast<Ask>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  static const AskStream ask = find_ask_stream();
   STD_TORCH_CHECK(ask, "this torch has no CUDA");
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(ask(device, &stream));

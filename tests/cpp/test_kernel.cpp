@@ -34,7 +34,7 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
   Float16(double value) {  // no overflow here
-    int exponent;
+    int exponent = 0;
     const double fraction = std::frexp(std::fabs(value), &exponent);
     const long magnitude = exponent < -13
                                ? std::lround(std::ldexp(std::fabs(value), 24))
