@@ -142,10 +142,7 @@ def run_case(case: Case) -> Result:
         contestants = LINE_UPS[case.part](problem)
         if case.only:
             contestants = [c for c in contestants if c.key in case.only]
-        for contestant in contestants:  # warm up, compile
-            problem.refresh()
-            contestant.step()
-        details = inspect(contestants, problem) if case.details else [{} for _ in contestants]
+        details = inspect(contestants, problem) if case.details else warm_up(contestants, problem)
         times = interleave([c.step for c in contestants], problem.refresh, case.rounds)
     entries = [
         Entry(c.key, c.label, [t * 1e3 / c.calls for t in seconds], **detail)
@@ -159,6 +156,13 @@ def wall_time(step: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = step()
     return time.perf_counter() - start, result
+
+
+def warm_up(contestants: list[Contestant], problem: Problem) -> list[dict[str, Any]]:
+    for contestant in contestants:
+        problem.refresh()
+        contestant.step()
+    return [{} for _ in contestants]
 
 
 def interleave(
@@ -185,7 +189,7 @@ def interleave(
 
 
 def inspect(contestants: list[Contestant], problem: Problem) -> list[dict[str, Any]]:
-    """Memory and, of those that make a gradient, errors."""
+    """Memory and, of those that make a gradient, errors, from a step that warms up too."""
     details: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
     for contestant in contestants:
