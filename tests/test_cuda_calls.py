@@ -38,6 +38,36 @@ def test_offsets_beyond_31_bits(
     assert_equals_reference(Outcome(made.loss, made.grad_logits), truth, original)
 
 
+# Of 41003 float32 classes, 20502 with their probabilities, a block of sm_80 does not hold a row.
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("ignored", shape=(3, 41003), targets="ignored", values="garbage"),
+        Case(
+            "in place",
+            shape=(3, 41003),
+            targets="beyond",
+            options={"inplace": True, "reduction": "none", "return_stats": True},
+        ),
+        Case(
+            "probabilities",
+            shape=(2, 20502),
+            targets="probabilities",
+            layout="odd",
+            vectors=("weight", "prior"),
+            options={"objective": "kl_div", "return_stats": True},
+        ),
+    ],
+    ids=str,
+)
+def test_rows_in_parts(case: Case) -> None:
+    gpu = simulated_cuda(80, sched="random", noise=2)
+    check_case(case, gpu)
+    kernels = [kernel_of(report) for report in gpu.reports if kernel_of(report) != "sum"]
+    assert kernels == ["sums", "finish", "gradient"]
+    assert not any(report.warnings for report in gpu.reports)
+
+
 @pytest.mark.parametrize(
     "case",
     [

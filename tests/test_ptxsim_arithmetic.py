@@ -362,6 +362,13 @@ def test_approximations(op: str, fn: Callable[..., Any], ulp: int) -> None:
     assert step.max() == 2
 
 
+def test_powers_of_two_have_no_noise() -> None:
+    """CUDA's own functions rely on it: tanh, in double."""
+    whole = np.arange(-126, 128, dtype=F32)
+    noisy = elementwise("ex2.approx.ftz.f32 %d, %a;", [whole], F32, noise=2)
+    assert same(noisy, np.ldexp(F32(1), whole.astype(int)))
+
+
 @pytest.mark.parametrize(("name", "kind"), [("f32", F32), ("f64", F64), ("f16", np.float16)])
 def test_comparisons_with_nan(name: str, kind: Any) -> None:
     a, b = pair(kind)

@@ -63,6 +63,15 @@ def test_copy_with_every_width(load: str, registers: str, size: int, qualifier: 
     assert report.tensor(source).read_distinct_bytes == source.size
 
 
+def test_parameters_are_not_global_memory() -> None:
+    """Nor are they counted as such where they are read through a pointer."""
+    body = "mov.b64 %l0, p1; ld.param.u64 %l1, [%l0]; st.global.u64 [%l16], %l1;"
+    out, other = buffer(1, "u8"), buffer(1, "u8")
+    report = Sim(kernel(body, 2)).launch("k", 1, 1, [out, other])
+    assert out[0] != 0
+    assert (report.read_bytes, report.written_bytes) == (0, 8)
+
+
 def test_128_bit_registers() -> None:
     source = numbers(THREADS * 4, "u4")
     target = np.zeros_like(source)
