@@ -13,7 +13,7 @@ FORMAT  = find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -n
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build bench test ctest docs fuzz lint tidy format sanitize wheel wheel-matrix clean
+.PHONY: help build bench gpu test ctest docs fuzz lint tidy format sanitize wheel wheel-matrix clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,18 @@ build: $(LIB)  ## build in place: the package and all that its tests need, in .v
 bench: build  ## benchmark the loss, then train the example with and without it
 	$(BIN)/python -m benchmarks loss
 	$(BIN)/python examples/train_large_vocab.py
+
+gpu:  ## with a GPU: build, the whole suite on it, compute-sanitizer, times; without: status 2
+	@nvidia-smi -L || { echo "make gpu: there is no GPU here" >&2; exit 2; }
+	$(MAKE) build ctest
+	$(BIN)/python -m pytest
+	if command -v compute-sanitizer; then \
+	  for tool in memcheck racecheck synccheck; do \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	      $(BIN)/python -m pytest tests/test_gpu.py -k "every_kernel or same_bits" || exit; \
+	  done; \
+	fi
+	$(BIN)/python -m benchmarks gpu
 
 test: export LABELSMOOTH_WERROR := 1
 test: lint docs ctest  ## lint, build the documentation, run the C++ and the Python tests

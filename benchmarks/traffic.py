@@ -335,6 +335,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if not labelsmooth._C.cuda_architectures:
+        raise SystemExit("benchmarks traffic: the CUDA kernels are not built")
     names = [name for name, (_, module) in IMPLEMENTATIONS.items() if installed(module)]
     cases = [
         (name, arch, dtype, 16 if classes < 4096 else 2, classes)
