@@ -6,6 +6,8 @@ with labelsmooth. It goes through the rows in chunks, so that it never needs N x
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,30 +16,46 @@ from benchmarks.contestants import SMOOTHING, Convention
 CHUNK_ELEMENTS = 1 << 20
 
 
+class Outcome(NamedTuple):
+    loss: float
+    grad_logits: Tensor
+    convention: Convention
+
+
 def largest_errors(
-    logits: Tensor, target: Tensor, loss: float, grad_logits: Tensor, convention: Convention
-) -> tuple[float, float]:
-    """Error of the loss, relative; and the largest error of a gradient element, absolute.
+    logits: Tensor, target: Tensor, outcomes: list[Outcome]
+) -> list[tuple[float, float]]:
+    """Of each outcome: error of the loss, relative; largest error of a gradient element, absolute.
 
     Gradients are compared as those of a row's own loss (before the mean over rows), so that they
     lie in [-1, 1] whatever N and C are, and all contestants are measured by the same rule.
     """
     rows, classes = logits.shape
-    scale = convention.scale(rows, classes)
-    elsewhere = SMOOTHING / classes if convention.target_keeps_share else SMOOTHING / (classes - 1)
-    on_target = 1 - SMOOTHING + (elsewhere if convention.target_keeps_share else 0.0)
     step = max(1, CHUNK_ELEMENTS // classes)
-
-    true_loss, grad_error = 0.0, 0.0
+    true_losses, grad_errors = [0.0] * len(outcomes), [0.0] * len(outcomes)
     for start in range(0, rows, step):
         chunk = slice(start, start + step)
         log_probs = logits[chunk].double().log_softmax(1)
-        q = torch.full_like(log_probs, elsewhere)
-        q.scatter_(1, target[chunk].unsqueeze(1), on_target)
-        true_loss -= (q * log_probs).sum().item()
-        if convention.entropy:
-            true_loss += torch.special.xlogy(q, q).sum().item()
-        error = grad_logits[chunk].double().div_(scale).sub_(log_probs.exp_().sub_(q))
-        grad_error = max(grad_error, error.abs_().max().item())
-    true_loss *= scale
-    return abs(loss - true_loss) / abs(true_loss), grad_error
+        probs = log_probs.exp()
+        for i, (_, grad_logits, convention) in enumerate(outcomes):
+            q = smoothed(convention, log_probs, target[chunk])
+            true_losses[i] -= (q * log_probs).sum().item()
+            if convention.entropy:
+                true_losses[i] += torch.special.xlogy(q, q).sum().item()
+            scale = convention.scale(rows, classes)
+            error = grad_logits[chunk].double().div_(scale).sub_(probs).add_(q)
+            grad_errors[i] = max(grad_errors[i], error.abs_().max().item())
+    scales = [outcome.convention.scale(rows, classes) for outcome in outcomes]
+    truths = [scale * loss for scale, loss in zip(scales, true_losses, strict=True)]
+    loss_errors = [
+        abs(outcome.loss - truth) / abs(truth)
+        for outcome, truth in zip(outcomes, truths, strict=True)
+    ]
+    return list(zip(loss_errors, grad_errors, strict=True))
+
+
+def smoothed(convention: Convention, like: Tensor, target: Tensor) -> Tensor:
+    others = like.size(1) if convention.target_keeps_share else like.size(1) - 1
+    elsewhere = SMOOTHING / others
+    on_target = 1 - SMOOTHING + (elsewhere if convention.target_keeps_share else 0.0)
+    return torch.full_like(like, elsewhere).scatter_(1, target.unsqueeze(1), on_target)

@@ -121,8 +121,11 @@ def everyone(problem: Problem) -> list[Contestant]:
     ]
 
 
-def scaling(problem: Problem) -> list[Contestant]:
-    return [*fused(problem), *torch_own(problem)]
+def plain(problem: Problem) -> list[Contestant]:
+    return [
+        *fused(problem),
+        training(problem, "cross_entropy", "F.cross_entropy", cross_entropy, TORCH),
+    ]
 
 
 def forward_only(problem: Problem) -> list[Contestant]:
@@ -197,6 +200,7 @@ LINE_UPS: dict[str, Callable[[Problem], list[Contestant]]] = {
     "forward": forward_only,
     "variants": variants,
     "small": small,
-    "classes": scaling,
-    "threads": scaling,
+    "images": plain,
+    "classes": plain,
+    "threads": plain,
 }

@@ -118,7 +118,7 @@ def liger() -> Callable[[Tensor, Tensor], Tensor] | None:
 
 
 def run_case(case: Case) -> Result:
-    problem = Problem(case.rows, case.classes, DTYPES[case.dtype], device="cuda")
+    problem = Problem((case.rows, case.classes), DTYPES[case.dtype], device="cuda")
     taking_part = contestants(problem)
     for contestant in taking_part:  # warm up, compile
         problem.refresh()

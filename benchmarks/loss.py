@@ -3,8 +3,8 @@
 Main table: logits to gradient (forward and backward) by labelsmooth in place and with a fresh
 gradient, F.cross_entropy, torch.compile of it, and the two classes that labelsmooth replaces; the
 floor is a copy of the logits. Beside it the same with huge pages for everybody
-(THP_MEM_ALLOC_ENABLE=1). Further: forward only, what options cost, overhead per call, and scaling
-over classes and threads.
+(THP_MEM_ALLOC_ENABLE=1), for one number of classes. Further: forward only, images (N, C, d1, d2),
+what options cost, overhead per call, and scaling over classes and threads.
 
 Writes JSON, and beside it the tables as Markdown and plots. benchmarks/measure.py says how it
 measures.
@@ -32,12 +32,15 @@ from benchmarks.environment import environment
 from benchmarks.measure import DTYPES, Case, Result, Worker
 
 LOGITS = 1 << 26
-CLASSES = [1000, 32768, 131072, 262144, 1_000_003]
+CLASSES = {
+    "float32": [1000, 32768, 131072, 262144, 1_000_003],
+    "bfloat16": [1000, 32768, 131072],
+}
 QUICK_CLASSES = [32768, 131072]
-SCALING = [10, 32, 100, 316, 1000, 3162, 10_000, 31_623, 100_000, 316_228, 1_000_000]
-QUICK_SCALING = [10, 1000, 100_000, 1_000_000]
+SCALING = [10, 100, 1000, 10_000, 100_000, 1_000_000]
 TYPICAL = 32768
-PARTS = ["main", "forward", "variants", "small", "classes", "threads"]
+IMAGES = [(8, 21, 512, 512), (8, 150, 512, 512)]
+PARTS = ["main", "forward", "images", "variants", "small", "classes", "threads"]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -61,10 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="KEY", help="contestants (the JSON's keys)"
     )
-    parser.add_argument("--rounds", type=int, help="rounds of the main table (7; 3 with --quick)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the slow tables (3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-huge-pages", action="store_true", help="torch's defaults only")
-    parser.add_argument("--quick", action="store_true", help="two shapes, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="two shapes, the small image")
     parser.add_argument(
         "--json", type=Path, help="where the results go (benchmarks/results/loss.json)"
     )
@@ -91,9 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> list[Case]:
-    shapes = args.shapes or [shape(str(c)) for c in (QUICK_CLASSES if args.quick else CLASSES)]
-    rounds = args.rounds or (3 if args.quick else 7)
-    few, many = (3, 7) if args.quick else (5, 15)
+    few, many = args.rounds, 2 * args.rounds + 1
     dtypes, only = args.dtypes, tuple(args.only)
 
     def case(part: str, rows: int, classes: int, dtype: str, rounds: int, **more: object) -> Case:
@@ -101,20 +102,22 @@ def plan(args: argparse.Namespace) -> list[Case]:
         return Case(part, rows, classes, dtype, rounds=rounds, **settings)
 
     cases: list[Case] = []
-    for dtype in dtypes:
-        for rows, classes in shapes:
-            if "main" in args.parts:
-                cases.append(case("main", rows, classes, dtype, rounds, details=True))
-                if not args.no_huge_pages:
-                    cases.append(case("main", rows, classes, dtype, rounds, huge_pages=True))
-    for part in ("forward", "variants"):
+    for dtype in dtypes if "main" in args.parts else []:
+        usual = QUICK_CLASSES if args.quick else CLASSES[dtype]
+        for rows, classes in args.shapes or [shape(str(c)) for c in usual]:
+            cases.append(case("main", rows, classes, dtype, few, details=True))
+            if classes == TYPICAL and not args.no_huge_pages:
+                cases.append(case("main", rows, classes, dtype, few, huge_pages=True))
+    if "images" in args.parts:
+        for rows, classes, *spatial in IMAGES[:1] if args.quick else IMAGES:
+            cases.append(case("images", rows, classes, "float32", few, spatial=tuple(spatial)))
+    for part, counts in (("forward", [1000, TYPICAL]), ("variants", [TYPICAL])):
         if part in args.parts:
-            cases += [case(part, *shape(str(TYPICAL)), dtype, many) for dtype in dtypes]
+            cases += [case(part, *shape(str(c)), d, many) for d in dtypes for c in counts]
     if "small" in args.parts:
         cases.append(case("small", 8, 50, "float32", many))
     if "classes" in args.parts:
-        counts = QUICK_SCALING if args.quick else SCALING
-        cases += [case("classes", *shape(str(c)), dtypes[0], few) for c in counts]
+        cases += [case("classes", *shape(str(c)), dtypes[0], few) for c in SCALING]
     if "threads" in args.parts:
         powers = (1 << i for i in range(args.threads.bit_length()))
         counts = sorted({args.threads, *powers})

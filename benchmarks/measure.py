@@ -14,8 +14,8 @@ untimed step after that shows the extra memory: the new peak less the resident s
 and target are not in it; a gradient that does not take the logits' place is. Other systems leave it
 out.
 
-Processes. Cases run in a worker process, one for torch's defaults and one with
-THP_MEM_ALLOC_ENABLE=1 (huge pages for every tensor), because torch reads that variable once.
+Processes. Cases run in a worker process that dies with this one: one for torch's defaults, another
+with THP_MEM_ALLOC_ENABLE=1 (huge pages for every tensor), because torch reads that variable once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import math
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +37,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy import largest_errors
+from benchmarks.accuracy import Outcome, largest_errors
 from benchmarks.contestants import LINE_UPS, Contestant
 from benchmarks.problem import Problem
 from labelsmooth import _C
@@ -53,17 +55,22 @@ class Case:
     dtype: str
     threads: int
     rounds: int
+    spatial: tuple[int, ...] = ()  # logits are (rows, classes, *spatial)
     huge_pages: bool = False
     details: bool = False  # memory and accuracy too
     only: tuple[str, ...] = ()  # keys of contestants; empty: all
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.rows, self.classes, *self.spatial)
+
+    @property
     def millions(self) -> int:
-        return round(self.rows * self.classes / 2**20)
+        return round(math.prod(self.shape) / 2**20)
 
     @property
     def logits_bytes(self) -> int:
-        return self.rows * self.classes * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 @dataclass
@@ -98,7 +105,8 @@ class Worker:
 
     def __init__(self, huge_pages: bool) -> None:
         self.huge_pages = huge_pages
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, context, initializer=die_with_parent)
 
     def run(self, case: Case) -> Result:
         # The process starts at the first submission, and takes over the environment of that moment.
@@ -117,10 +125,19 @@ class Worker:
         self._pool.shutdown()
 
 
+def die_with_parent() -> None:
+    """Linux alone can promise it; elsewhere a worker whose parent was killed stays."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        set_parent_death_signal = 1
+        libc.prctl(set_parent_death_signal, signal.SIGKILL)
+
+
 def run_case(case: Case) -> Result:
     logging.getLogger("torch").setLevel(logging.ERROR)  # torch.compile remarks on a missing GPU
+    torch._inductor.config.compile_threads = 1  # no processes of its own
     torch.set_num_threads(case.threads)
-    problem = Problem(case.rows, case.classes, DTYPES[case.dtype])
+    problem = Problem(case.shape, DTYPES[case.dtype])
     with torch.set_grad_enabled(case.part != "forward"):
         contestants = LINE_UPS[case.part](problem)
         if case.only:
@@ -128,7 +145,7 @@ def run_case(case: Case) -> Result:
         for contestant in contestants:  # warm up, compile
             problem.refresh()
             contestant.step()
-        details = [inspect(c, problem) if case.details else {} for c in contestants]
+        details = inspect(contestants, problem) if case.details else [{} for _ in contestants]
         times = interleave([c.step for c in contestants], problem.refresh, case.rounds)
     entries = [
         Entry(c.key, c.label, [t * 1e3 / c.calls for t in seconds], **detail)
@@ -167,16 +184,24 @@ def interleave(
     return times
 
 
-def inspect(contestant: Contestant, problem: Problem) -> dict[str, Any]:
-    problem.refresh()
-    extra, result = peak_extra_bytes(contestant.step)
-    if contestant.convention is None:
-        return {"extra_bytes": extra}
-    assert problem.grad is not None
-    loss_error, grad_error = largest_errors(
-        problem.pristine, problem.target, result.item(), problem.grad, contestant.convention
-    )
-    return {"extra_bytes": extra, "loss_error": loss_error, "grad_error": grad_error}
+def inspect(contestants: list[Contestant], problem: Problem) -> list[dict[str, Any]]:
+    """Memory and, of those that make a gradient, errors."""
+    details: list[dict[str, Any]] = []
+    outcomes: list[Outcome] = []
+    for contestant in contestants:
+        problem.refresh()
+        extra, result = peak_extra_bytes(contestant.step)
+        details.append({"extra_bytes": extra})
+        if contestant.convention is not None:
+            assert problem.grad is not None
+            in_place = problem.grad.data_ptr() == problem.buffer.data_ptr()
+            grad = problem.grad.clone() if in_place else problem.grad
+            outcomes.append(Outcome(result.item(), grad, contestant.convention))
+    errors = iter(largest_errors(problem.pristine, problem.target, outcomes))
+    for contestant, detail in zip(contestants, details, strict=True):
+        if contestant.convention is not None:
+            detail["loss_error"], detail["grad_error"] = next(errors)
+    return details
 
 
 def peak_extra_bytes(step: Callable[[], Any]) -> tuple[int | None, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Problem:
-    """Logits (N, C) and target (N,), both random, with all that a contestant needs around them.
+    """Random logits (N, C, ...) and target (N, ...), with all that a contestant needs around them.
 
     `pristine` is never written to. `buffer` holds the logits that a contestant sees and may
     destroy; `refresh()` restores it. The gradient that arrives at the logits stays in `grad` until
@@ -17,12 +17,12 @@ class Problem:
     """
 
     def __init__(
-        self, rows: int, classes: int, dtype: torch.dtype, seed: int = 0, device: str = "cpu"
+        self, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, device: str = "cpu"
     ) -> None:
         generator = torch.Generator(device).manual_seed(seed)
         options = {"generator": generator, "device": device}
-        self.pristine = torch.randn(rows, classes, **options).to(dtype)
-        self.target = torch.randint(classes, (rows,), **options)
+        self.pristine = torch.randn(shape, **options).to(dtype)
+        self.target = torch.randint(shape[1], shape[:1] + shape[2:], **options)
         self.buffer = self.pristine.clone()
         self.copy = self.pristine.clone()
         self.grad: Tensor | None = None

@@ -43,6 +43,10 @@ def sheets(results: list[Result]) -> list[Sheet]:
         for result in of("forward")
     ]
     made += [
+        plain_sheet(result, "Images, forward and backward", "in_place", "x in place")
+        for result in of("images")
+    ]
+    made += [
         plain_sheet(result, "What options cost, in place", "plain", "x plain")
         for result in of("variants")
     ]
@@ -151,7 +155,7 @@ def place(case: Case) -> tuple[Any, ...]:
 def describe(case: Case) -> str:
     size = case.logits_bytes / 2**20
     amount = f"{size:.0f} MiB" if size >= 1 else f"{case.logits_bytes:,} bytes"
-    return f"{case.dtype} {case.rows:,} x {case.classes:,} ({amount})"
+    return f"{case.dtype} {' x '.join(f'{size:,}' for size in case.shape)} ({amount})"
 
 
 def times(result: Result, key: str) -> list[str]:

@@ -80,8 +80,8 @@ const char* error_string(int error);
 int64_t workspace_bytes(const LossProblem& problem);
 
 // A whole call: class_coef, class_sums and the denominator, which are made from weight, prior and
-// target in the workspace; the rows; and `reduced_loss`, unless that is nullptr. A `normalizer` (one
-// value, accumulate dtype) takes the denominator's place.
+// target in the workspace; the rows; and `reduced_loss`, unless that is nullptr. A `normalizer`
+// (one value, accumulate dtype) takes the denominator's place.
 int run(const LossProblem& problem, Reduction reduction, const void* normalizer, void* reduced_loss,
         void* workspace, void* stream);
 

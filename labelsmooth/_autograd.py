@@ -5,7 +5,6 @@ backend's formulas, when it is asked for: the gradients of weight, prior, class 
 normalizer, second derivatives, forward mode.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.autograd import Function, forward_ad
 
 from . import _eager, _ops
 from ._checks import check_targets
+from ._derivatives import forward_of, gradient_of, jvp, loss_of, vjp
 from ._problem import Inputs, Options, Outputs
 
 
@@ -89,7 +89,7 @@ class _Loss(Function):
         others: list[Tensor | None] = [None] * 4
         if any(ctx.needs_input_grad[1:5]):
             needed = (False, *ctx.needs_input_grad[1:5])
-            others = _vjp(_eager_loss(ctx.options), tensors, needed, grad_loss)[1:]
+            others = vjp(loss_of(ctx.options), tensors, needed, grad_loss)[1:]
         grad_logits = None
         if ctx.needs_input_grad[0]:
             grad_logits = _gradient(ctx, grad_loss, row_stats, Inputs(*tensors), stored)
@@ -109,14 +109,14 @@ class _TransformedLoss(_Loss):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        tangent = _jvp(_eager_loss(ctx.options), ctx.saved_tensors[:5], tangents[:5])
+        tangent = jvp(loss_of(ctx.options), ctx.saved_tensors[:5], tangents[:5])
         return tangent, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
         *tensors, options, backend, _ = arguments
         if in_dims[2:4] != (None, None):  # a weight or prior of each sample: no kernel has that
-            forward = torch.vmap(_eager_forward(options), in_dims[:5], (0, 1, 0, 0))
+            forward = torch.vmap(forward_of(options), in_dims[:5], (0, 1, 0, 0))
             return forward(*tensors), (0, 1, 0, 0)
         samples = _Samples(info.batch_size, in_dims, tensors, options)
         loss, row_stats, predicted, empty = apply(samples.rows, samples.row_options, backend)
@@ -178,14 +178,14 @@ class _Gradient(Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad
-        function = _eager_gradient(ctx.options)
-        grads = _vjp(function, ctx.saved_tensors, (needed[0], *needed[2:7]), cotangent)
+        function = gradient_of(ctx.options)
+        grads = vjp(function, ctx.saved_tensors, (needed[0], *needed[2:7]), cotangent)
         return grads[0], None, *grads[1:], None, None
 
     @staticmethod
     def jvp(ctx: Any, grad_loss: Any, _: Any, *tangents: Any) -> Tensor:
         moves = (grad_loss, *tangents[:5])
-        return _jvp(_eager_gradient(ctx.options), ctx.saved_tensors, moves)
+        return jvp(gradient_of(ctx.options), ctx.saved_tensors, moves)
 
     @staticmethod
     def vmap(
@@ -198,7 +198,7 @@ class _Gradient(Function):
         *tensors, options, backend = arguments
         grad_dim, stats_dim, *dims = in_dims
         if dims[2:4] != [None, None]:
-            gradient = torch.vmap(_eager_gradient(options), (grad_dim, *dims[:5]))
+            gradient = torch.vmap(gradient_of(options), (grad_dim, *dims[:5]))
             return gradient(grad_loss, *tensors), 0
         samples = _Samples(info.batch_size, dims, tensors, options)
         grad_loss = _with_batch(grad_loss, grad_dim, 0, info.batch_size)
@@ -270,47 +270,3 @@ def _with_batch(tensor: Tensor, dim: int | None, to: int, count: int) -> Tensor:
         return tensor.movedim(dim, to)
     shape = (*tensor.shape[:to], count, *tensor.shape[to:])
     return tensor.unsqueeze(to).expand(shape)
-
-
-# ---- derivatives of the eager formulas -----------------------------------------------------------
-
-
-def _eager_forward(options: Options) -> Callable[..., Any]:
-    return lambda *tensors: tuple(_eager.forward(Inputs(*tensors), options, with_grad=False))
-
-
-def _eager_loss(options: Options) -> Callable[..., Tensor]:
-    return lambda *tensors: _eager.loss(Inputs(*tensors), options)
-
-
-def _eager_gradient(options: Options) -> Callable[..., Tensor]:
-    return lambda grad_loss, *tensors: _eager.gradient(grad_loss, Inputs(*tensors), options)
-
-
-def _vjp(function: Any, tensors: Any, needed: Any, cotangent: Tensor) -> list[Tensor | None]:
-    """The gradients of those tensors that are `needed`, None for the others."""
-    function, chosen = _restricted(function, tensors, needed)
-    pull_back = torch.func.vjp(function, *chosen)[1]
-    grads = iter(pull_back(cotangent))
-    return [next(grads) if need else None for need in needed]
-
-
-def _jvp(function: Any, tensors: Any, tangents: Any) -> Tensor:
-    """The derivative along the tangents, None being 0: that of the pull-back, which is linear in
-    the cotangent. (torch.func.jvp does not nest in autograd's forward mode.)"""
-    moved = [tangent is not None for tangent in tangents]
-    function, chosen = _restricted(function, tensors, moved)
-    value, pull_back = torch.func.vjp(function, *chosen)[:2]
-    push_forward = torch.func.vjp(pull_back, torch.zeros_like(value))[1]
-    derivative: Tensor = push_forward(tuple(t for t in tangents if t is not None))[0]
-    return derivative
-
-
-def _restricted(function: Any, tensors: Any, chosen: Any) -> tuple[Any, list[Tensor]]:
-    """The function of the chosen tensors alone, and these."""
-
-    def restricted(*values: Tensor) -> Any:
-        given = iter(values)
-        return function(*(next(given) if c else t for c, t in zip(chosen, tensors, strict=True)))
-
-    return restricted, [tensor for c, tensor in zip(chosen, tensors, strict=True) if c]

@@ -9,10 +9,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from labelsmooth._backends import CUDA_ARCHITECTURES, HAS_TRITON
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already; test_determinism takes more
     torch.set_num_threads(1)
 
-BACKENDS = ["cpu", "eager"]  # "cuda" and "triton" join here, each with its device in `device`
+# Backends of a device that is not here are left out rather than skipped, test by test.
+HAS_GPU = torch.cuda.is_available()
+GPU_BACKENDS = [
+    *(["cuda"] if HAS_GPU and CUDA_ARCHITECTURES else []),
+    *(["triton"] if HAS_GPU and HAS_TRITON else []),
+]
+BACKENDS = ["cpu", "eager", *GPU_BACKENDS]
 
 # Property tests: "quick" draws the same calls each time; `make fuzz` takes "long", and others.
 COMMON = {
@@ -29,9 +37,21 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def device(backend: str) -> torch.device:
-    return torch.device("cuda" if backend in ("cuda", "triton") else "cpu")
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not HAS_GPU:
+        pytest.skip("needs a GPU, and torch finds none")
+
+
+@pytest.fixture(autouse=True)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test of a GPU's backend makes its tensors there, and sees a bad target as on the CPU."""
+    names = request.fixturenames
+    if "backend" not in names or request.getfixturevalue("backend") not in GPU_BACKENDS:
+        yield
+        return
+    monkeypatch.setenv("LABELSMOOTH_CHECK", "1")
+    with torch.device("cuda"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -110,8 +110,10 @@ def _options() -> list[Case]:
         cases.append(_case(f"{name}, one step", change))
         if name != "normalizer":  # it is the mean's
             cases.append(_case(f"{name}, two phases", change, **TWO_PHASES))
-    for name in ("weighted kl_div", "weighted probabilities", "everything"):
-        cases.append(_case(f"{name}, float64", CHANGES[name], dtype=torch.float64))
+    cases += [
+        _case(f"{name}, float64", CHANGES[name], dtype=torch.float64)
+        for name in ("weighted kl_div", "weighted probabilities", "everything")
+    ]
     for name in ("weighted probabilities", "everything"):
         cases.append(_case(f"{name}, long rows", CHANGES[name], shape=(2, 33003)))
         cases.append(

@@ -18,7 +18,13 @@ INSTRUCTION_SETS = ["avx512_bf16", "avx512", "avx2", "baseline"]
 OTHERS = [name for name in INSTRUCTION_SETS if name != _C.cpu_instruction_set]
 PRINT_USED = "from labelsmooth import _C; print(_C.cpu_instruction_set)"
 PYTEST = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "cpu"]
-KERNEL_TESTS = ["test_shapes.py", "test_inf.py", "test_stats.py"]
+KERNEL_TESTS = [
+    "test_accuracy.py",
+    "test_inf.py",
+    "test_shapes.py",
+    "test_stats.py",
+    "test_strided.py",
+]
 
 
 def python(instruction_set: str, *arguments: str) -> subprocess.CompletedProcess[str]:

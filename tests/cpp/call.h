@@ -3,6 +3,7 @@
 // Buffers end where their rows do, for the address sanitizer; what is to be written is poisoned.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
@@ -110,9 +111,11 @@ class Call {
     return d;
   }
 
-  // `before` is a copy from before the call; `scale` is what the gradient was multiplied by.
-  void compare(const Call& before, double tolerance, double grad_tolerance,
-               double scale = 1) const {
+  // `before` is a copy from before the call; `scale` is what the gradient was multiplied by,
+  // `rounding` what its rounding to the dtype may cost, relatively. The exponentials of 16-bit
+  // logits have a 16th of that for themselves.
+  void compare(const Call& before, double tolerance, double grad_tolerance, double scale = 1,
+               double rounding = 0) const {
     const std::vector<Element>& made = case_.inplace ? logits : grad;
     for (int64_t i = 0; i < case_.lead; ++i)
       CHECK(std::isnan(wide(made[static_cast<size_t>(i)])), "written before the first row");
@@ -127,7 +130,8 @@ class Call {
       for (int64_t k = 0; k < case_.classes; k += 1 + case_.classes / 50) {
         const double expected = ignored(row) ? 0 : scale * dense.grad(static_cast<size_t>(k));
         const double value = wide(made[index(row, k)]);
-        CHECK(close(value, expected, grad_tolerance), "C %ld row %ld class %ld: %g, expected %g",
+        const double allowed = grad_tolerance + rounding * (std::fabs(expected) + 1. / 16);
+        CHECK(close(value, expected, allowed), "C %ld row %ld class %ld: %g, expected %g",
               case_.classes, row, k, value, expected);
       }
     }

@@ -1,5 +1,8 @@
 // The CPU kernels against the definition, and on several threads (for the thread sanitizer).
 // LABELSMOOTH_CPU chooses the instruction set.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -10,17 +13,75 @@ using namespace labelsmooth;
 
 namespace {
 
-template <class T>
-constexpr DType dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
+// Elements of logits, from and to double.
 
-template <class T>
+struct BFloat16 {
+  uint16_t bits;
+  BFloat16(double value) {
+    const auto narrow = static_cast<float>(value);
+    uint32_t wide;
+    std::memcpy(&wide, &narrow, sizeof(wide));
+    bits = static_cast<uint16_t>((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+  }
+  operator double() const {
+    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof(value));
+    return static_cast<double>(value);
+  }
+};
+
+struct Float16 {
+  uint16_t bits;
+  Float16(double value) {  // no overflow here
+    int exponent;
+    const double fraction = std::frexp(std::fabs(value), &exponent);
+    const long magnitude = exponent < -13
+                               ? std::lround(std::ldexp(std::fabs(value), 24))
+                               : ((exponent + 14) << 10) + std::lround(2048 * fraction - 1024);
+    bits = static_cast<uint16_t>(magnitude | (std::signbit(value) ? 0x8000 : 0));
+  }
+  operator double() const {
+    const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    const double magnitude =
+        exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+    return bits & 0x8000 ? -magnitude : magnitude;
+  }
+};
+
+// `rounding`: half the distance of neighbours, relative, where the gradient is rounded once more
+// than the accumulate dtype is.
+template <class Element>
+struct Format;
+template <>
+struct Format<float> {
+  static constexpr DType dtype = DType::float32;
+  static constexpr double rounding = 0;
+};
+template <>
+struct Format<double> {
+  static constexpr DType dtype = DType::float64;
+  static constexpr double rounding = 0;
+};
+template <>
+struct Format<BFloat16> {
+  static constexpr DType dtype = DType::bfloat16;
+  static constexpr double rounding = 0x1p-8;
+};
+template <>
+struct Format<Float16> {
+  static constexpr DType dtype = DType::float16;
+  static constexpr double rounding = 0x1p-11;
+};
+
+template <class Element>
 void check(const Case& c) {
   Random random;
-  Call<T> call(c, random);
-  const Call<T> before = call;
-  cpu::process_rows(call.problem(dtype<T>), 0, c.rows);
-  const double tolerance = sizeof(T) == 4 ? 4e-6 : 1e-13;
-  call.compare(before, tolerance, tolerance);
+  Call<Element> call(c, random);
+  const Call<Element> before = call;
+  cpu::process_rows(call.problem(Format<Element>::dtype), 0, c.rows);
+  const double tolerance = Format<Element>::dtype == DType::float64 ? 1e-13 : 4e-6;
+  call.compare(before, tolerance, tolerance, 1, Format<Element>::rounding);
 }
 
 // The same rows split over threads: the same bits.
@@ -64,11 +125,15 @@ int main() {
                       (bits & 16) != 0};
       check<float>(c);
       check<double>(c);
-      if (classes < 100) {
-        Case across = c;
-        across.class_stride = rows;
-        check<float>(across);
-      }
+      check<BFloat16>(c);
+      check<Float16>(c);
+      if (classes > 1000) continue;
+      Case across = c;  // more rows than lanes, and a part of a vector
+      across.rows = across.class_stride = 21;
+      check<float>(across);
+      check<double>(across);
+      check<BFloat16>(across);
+      check<Float16>(across);
     }
   }
   on_threads();

@@ -1,8 +1,10 @@
 // vec.h for one instruction set: each test_vec_*.cpp defines which and includes this.
+#include <array>
+
 #include "cpu/isa.h"
 // isa.h first
 #include "check.h"
-#include "cpu/vec.h"
+#include "cpu/vec_math.h"
 
 using namespace labelsmooth::cpu::LABELSMOOTH_ISA;
 
@@ -55,6 +57,20 @@ void short_exp_accuracy(double relative_error) {
   }
   CHECK(exp_to<degree>(VecF(-INFINITY)).lanes[0] == 0, "exp_to<%d>(-inf)", degree);
   CHECK(std::isnan(exp_to<degree>(VecF(NAN)).lanes[0]), "exp_to<%d>(NaN)", degree);
+}
+
+void log_accuracy() {
+  const auto vector_log = [](VecF x) { return log(x); };
+  const double worst =
+      worst_ulps(vector_log, [](double x) { return std::log(x); }, 0x1p-149f, 3.4e38f);
+  CHECK(worst <= 2, "%g ulp", worst);
+  const float edges[][2] = {{0, -INFINITY}, {-0.0f, -INFINITY}, {INFINITY, INFINITY}, {1, 0}};
+  for (const auto& [x, expected] : edges) {
+    const float value = log(VecF(x)).lanes[0];
+    CHECK(value == expected, "log(%g) is %g", x, value);
+  }
+  for (const float x : std::array{-1.0f, -INFINITY, NAN})
+    CHECK(std::isnan(log(VecF(x)).lanes[0]), "log(%g)", x);
 }
 
 void tanh_accuracy() {
@@ -161,6 +177,7 @@ int main() {
   short_exp_accuracy<3>(0x1p-13);
   short_exp_accuracy<4>(0x1p-18);
   short_exp_accuracy<5>(0x1p-23);
+  log_accuracy();
   tanh_accuracy();
   half_round_trip<BFloat16>(decode_bfloat16);
   half_round_trip<Float16>(decode_float16);

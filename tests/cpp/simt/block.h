@@ -83,14 +83,13 @@ class Block {
   Thread& thread() { return threads_[running_.load(relaxed)]; }
   int threads() const { return static_cast<int>(threads_.size()); }
 
-  // All threads to their end.
+  // All threads to their end, on fibers of a pool that is this block's meanwhile.
   template <class Body>
-  void run(const Body& body) {
+  void run(const Body& body, std::vector<std::unique_ptr<Fiber>>& fibers) {
     current_ = this;
-    std::vector<std::unique_ptr<Fiber>> fibers;
-    for (size_t i = 0; i < threads_.size(); ++i)
-      fibers.push_back(std::make_unique<Fiber>([&] { run_thread(body); }));
-    std::vector<size_t> order(fibers.size());
+    while (fibers.size() < threads_.size()) fibers.push_back(std::make_unique<Fiber>());
+    for (size_t i = 0; i < threads_.size(); ++i) fibers[i]->start([&] { run_thread(body); });
+    std::vector<size_t> order(threads_.size());
     std::iota(order.begin(), order.end(), size_t(0));
     std::minstd_rand random(index + 1);
     while (!order.empty()) {

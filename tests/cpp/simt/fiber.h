@@ -33,10 +33,10 @@ inline void happens_after([[maybe_unused]] void* point) {
 #endif
 }
 
+// Costly to make, and so used for one body after the other.
 class Fiber {
  public:
-  explicit Fiber(std::function<void()> body)
-      : body_(std::move(body)), stack_(new char[stack_bytes]) {
+  Fiber() : stack_(new char[stack_bytes]) {
     getcontext(&own_);
     own_.uc_stack.ss_sp = stack_.get();
     own_.uc_stack.ss_size = stack_bytes;
@@ -51,9 +51,18 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
+  // From now on the calling thread's.
+  void start(std::function<void()> body) {
+    body_ = std::move(body);
+    done_.store(false, relaxed);
+#if defined(__SANITIZE_THREAD__)
+    owner_tsan_ = __tsan_get_current_fiber();
+#endif
+    happens_before(this);
+  }
   bool done() const { return done_.load(relaxed); }
 
-  // Runs the body until it yields or ends. By the thread that made the fiber.
+  // Runs the body until it yields or ends.
   void resume() {
     running_.store(this, relaxed);
 #if defined(__SANITIZE_THREAD__)
@@ -81,9 +90,12 @@ class Fiber {
   static void enter() {
     Fiber* self = running_.load(relaxed);
     self->arrived(nullptr);
-    self->body_();
-    self->done_.store(true, relaxed);
-    self->leave();
+    for (;;) {
+      happens_after(self);
+      self->body_();
+      self->done_.store(true, relaxed);
+      self->leave();
+    }
   }
 
   void leave() {
@@ -105,12 +117,12 @@ class Fiber {
 #endif
   }
 
-  const std::function<void()> body_;
+  std::function<void()> body_;
   const std::unique_ptr<char[]> stack_;
   ucontext_t own_, owner_;
-  std::atomic<bool> done_{false};
+  std::atomic<bool> done_{true};
 #if defined(__SANITIZE_THREAD__)
-  void* const owner_tsan_ = __tsan_get_current_fiber();
+  void* owner_tsan_ = nullptr;
   void* const own_tsan_ = __tsan_create_fiber(0);
 #endif
 #if defined(__SANITIZE_ADDRESS__)

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -22,6 +23,8 @@ unsigned char* dynamic_shared();
 
 // As many blocks at once as the thread sanitizer has room for.
 constexpr unsigned blocks_at_once = 8;
+
+inline std::vector<std::unique_ptr<Fiber>> fibers[blocks_at_once];
 
 // Dynamic shared memory as it is when a block begins: garbage, and of the size asked for.
 class SharedMemory {
@@ -53,7 +56,7 @@ cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Parameters..
   const auto run_block = [&](unsigned index) {
     const SharedMemory memory(config->dynamicSmemBytes);
     Block block(index, static_cast<int>(config->blockDim.x), config->gridDim.x);
-    block.run([&] { kernel(arguments...); });
+    block.run([&] { kernel(arguments...); }, fibers[index % blocks_at_once]);
   };
   for (unsigned first = 0; first < config->gridDim.x; first += blocks_at_once) {
     std::vector<std::thread> blocks;
