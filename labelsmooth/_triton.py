@@ -103,7 +103,11 @@ class Call:
         self.gpu = gpu_of(logits.device)
         # What registers have room for beside the rest; test_triton_compile.py sees to it.
         more = with_stats or weight is not None or prior is not None or softcap > 0
-        most = 8192 if self.soft else 16384 if more else 32768
+        most = 32768
+        if self.soft or (more and logits.dtype == torch.float64):
+            most = 8192
+        elif more:
+            most = 16384
         stride = logits.stride(1)
         self.plan = plan_of(
             self.outer, self.inner, self.classes, stride, logits.dtype, most, self.gpu
