@@ -10,8 +10,8 @@
 
 namespace labelsmooth {
 
-// torch's function that tells the stream it is on, or nullptr. Looked up by name, in the library that
-// has it: a torch without CUDA, which has neither, must be able to load this one.
+// torch's function that tells the stream it is on, or nullptr. Looked up by name, in the library
+// that has it: a torch without CUDA, which has neither, must be able to load this one.
 using AskStream = AOTITorchError (*)(int32_t device, void** stream);
 inline AskStream find_ask_stream() {
   void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);

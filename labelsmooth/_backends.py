@@ -1,6 +1,7 @@
 """Which backend computes a call: the one lookup, and what it says when it cannot."""
 
 import importlib.util
+import re
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 def choose_backend(name: Backend, device: torch.device) -> Any:
     """The module whose forward and backward compute a call on this device.
 
-    "auto" is the kernels of the device; on a GPU those of CUDA where they were built, else
+    "auto" is the kernels of the device; on a GPU those of CUDA where they were built for it, else
     Triton's where triton is installed; else, and on other devices, "eager".
 
     Raises RuntimeError where a backend is not built, or is not for this device.
@@ -36,6 +37,11 @@ def choose_backend(name: Backend, device: torch.device) -> Any:
             )
         if device.type != "cuda":
             raise RuntimeError(f"backend='cuda': expected logits on a CUDA device, got {device}")
+        if not _cuda_is_built_for(device):
+            raise RuntimeError(
+                f"backend='cuda' is built for {CUDA_ARCHITECTURES}, got a GPU of "
+                f"{torch.cuda.get_device_capability(device)}: take 'triton', or build from source"
+            )
         return _ops
     if not HAS_TRITON:
         raise RuntimeError(
@@ -56,9 +62,27 @@ def _best_for(device: torch.device) -> Backend:
         return "cpu"
     if device.type != "cuda":
         return "eager"
-    if CUDA_ARCHITECTURES and torch.version.hip is None:
+    if _cuda_is_built_for(device):
         return "cuda"
     return "triton" if HAS_TRITON else "eager"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cuda_is_built_for(device: torch.device) -> bool:
+    if not CUDA_ARCHITECTURES or torch.version.hip is not None:
+        return False
+    return not torch.cuda.is_available() or covers(
+        CUDA_ARCHITECTURES, torch.cuda.get_device_capability(device)
+    )
+
+
+def covers(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether code for "8.0 9.0+PTX" runs on a GPU: machine code on those of its major version that
+    are no older, PTX on all that are no older."""
+    for major, minor, ptx in re.findall(r"(\d+)\.(\d+)[a-z]?(\+PTX)?", architectures):
+        if (int(major), int(minor)) <= capability and (ptx or int(major) == capability[0]):
+            return True
+    return False
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

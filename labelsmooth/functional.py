@@ -153,7 +153,11 @@ def _in_autocast(logits: Tensor) -> bool:
 
 
 def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:
-    if normalizer is None or isinstance(normalizer, Tensor):
+    """On the logits' device; a number of the CPU gets there with a kernel's arguments, not by a copy
+    that waits."""
+    if normalizer is None or (
+        isinstance(normalizer, Tensor) and normalizer.device == logits.device
+    ):
         return normalizer
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return torch.ones((), dtype=dtype, device=logits.device) * normalizer

@@ -111,6 +111,7 @@ class Plan(ctypes.Structure):
         *_fields(ctypes.c_int, "kernel_number", "lanes", "cluster", "threads", "chunks"),
         ("shared_bytes", ctypes.c_int64),
         ("parts", ctypes.c_int),
+        ("most_shared_bytes", ctypes.c_int64),
     ]
 
     @property

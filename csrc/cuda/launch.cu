@@ -15,15 +15,24 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
+// The newest of the architectures built for that a device can take, as nvcc counts them: 900.
+int code_for(int arch) {
+  int newest = 0;
+  for (int built : {__CUDA_ARCH_LIST__})
+    if (built <= 10 * arch) newest = std::max(newest, built);
+  return newest;
+}
+
 DeviceLimits current_device() {
-  const int arch = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
-                   attribute(cudaDevAttrComputeCapabilityMinor);
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor);
+  const int arch = 10 * major + attribute(cudaDevAttrComputeCapabilityMinor);
   DeviceLimits limits;
   limits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   limits.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   limits.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-  limits.clusters = attribute(cudaDevAttrClusterLaunch) != 0;
-  limits.large_clusters = limits.clusters && (arch == 90 || arch == 100);
+  // Code for older devices knows no clusters, whatever device it runs on.
+  limits.clusters = attribute(cudaDevAttrClusterLaunch) != 0 && code_for(arch) >= 900;
+  limits.large_clusters = limits.clusters && (major == 9 || major == 10);
   return limits;
 }
 
@@ -42,18 +51,17 @@ struct Workspace {
     const bool wide = problem.dtype == DType::float64;
     const bool in_parts = plan.kernel == Kernel::parts && (problem.loss || !problem.target);
     const int64_t part = wide ? sizeof(RowSums<double>) : sizeof(RowSums<float>);
-    char* next = static_cast<char*>(memory);
-    const auto take = [&](int64_t size) {
-      char* piece = next;
-      next += (size + 15) / 16 * 16;
-      return static_cast<void*>(piece);
+    bytes = 0;
+    const auto take = [&](int64_t size) -> void* {
+      void* piece = memory ? static_cast<char*>(memory) + bytes : nullptr;
+      bytes += (size + 15) / 16 * 16;
+      return piece;
     };
     class_sums = static_cast<ClassSums<double>*>(take(sizeof *class_sums));
     denominator = static_cast<double*>(take(sizeof *denominator));
     partial_sums = static_cast<Pair*>(take(max_partial_sums * sizeof *partial_sums));
     class_coef = take(problem.weight || problem.prior ? problem.classes * (wide ? 8 : 4) : 0);
     part_sums = take(in_parts ? problem.rows * plan.parts * part : 0);
-    bytes = next - static_cast<char*>(memory);
   }
 };
 

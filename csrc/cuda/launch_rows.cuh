@@ -147,10 +147,13 @@ class RowLauncher {
     });
   }
 
+  // Always the same limit, so that no other thread's launch finds a lower one.
   template <class Function>
   cudaError_t allow_shared(Function kernel) const {
+    constexpr int64_t allowed_to_all = 44 << 10;  // of 48 KB, beside what a kernel declares
+    if (plan_.shared_bytes <= allowed_to_all) return cudaSuccess;
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(plan_.shared_bytes));
+                                static_cast<int>(plan_.most_shared_bytes));
   }
 
   const Problem<Element> problem_;

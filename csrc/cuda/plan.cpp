@@ -14,8 +14,6 @@ constexpr int64_t part_bytes = 64 * kib;
 constexpr int64_t least_part_bytes = 8 * kib;
 constexpr int most_parts = 256;
 constexpr int portable_cluster = 8;
-constexpr int64_t strided_threads = 128;
-constexpr int64_t warp_threads = 128;
 constexpr int64_t warp_chunks = 8 * 32;  // 4 KB: 1024 classes in float32
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -35,17 +33,17 @@ int64_t chunks_of(const LossProblem& problem) {
 
 bool adjacent(const Matrix& matrix) { return !matrix.data || matrix.class_stride == 1; }
 
-Plan strided_plan(const LossProblem& problem, const DeviceLimits& device, bool twice) {
-  Plan plan;
+void make_strided(Plan& plan, const LossProblem& problem, const DeviceLimits& device, bool twice) {
   plan.kernel = Kernel::strided;
-  const int64_t bytes =
-      problem.classes * element_bytes(problem.dtype) * strided_threads * (problem.target ? 1 : 2);
-  if (twice && bytes <= device.shared_per_multiprocessor / 2 - reserved_shared)
+  const int64_t bytes = problem.classes * element_bytes(problem.dtype) * strided_kernel_threads *
+                        (problem.target ? 1 : 2);
+  // Four blocks to a multiprocessor, so that enough loads are under way.
+  if (twice && bytes <= device.shared_per_multiprocessor / 4 - reserved_shared)
     plan.shared_bytes = bytes;
-  return plan;
 }
 
-// Blocks a row, or 0 where no cluster holds one with two blocks to a multiprocessor.
+// Blocks a row, or 0 where a row is not held: by a cluster with two blocks to a multiprocessor or,
+// without clusters, by one block that may take a whole one.
 int cluster_of(int64_t row_bytes, int64_t rows, const DeviceLimits& device) {
   const int64_t limit = device.shared_per_multiprocessor / 2 - reserved_shared;
   if (!device.clusters) return row_bytes <= device.shared_per_block - reserved_shared ? 1 : 0;
@@ -68,18 +66,21 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device) {
   const bool soft = !problem.target;
   const bool gradient = problem.grad_logits.data != nullptr;
   const bool sums = problem.loss || soft;
-  if (!adjacent(problem.logits) || !adjacent(problem.grad_logits) ||
-      !adjacent(problem.target_probs))
-    return strided_plan(problem, device, sums && gradient);
-
   Plan plan;
+  plan.most_shared_bytes = device.shared_per_block - reserved_shared;
+  if (!adjacent(problem.logits) || !adjacent(problem.grad_logits) ||
+      !adjacent(problem.target_probs)) {
+    make_strided(plan, problem, device, sums && gradient);
+    return plan;
+  }
+
   const int64_t chunks = chunks_of(problem);
   if (chunks <= warp_chunks + 1) {
     plan.kernel = Kernel::warp;
     plan.lanes = 4;
     while (plan.lanes < 32 && plan.lanes < chunks) plan.lanes *= 2;
     plan.chunks = static_cast<int>(ceil_div(chunks, plan.lanes));
-    plan.shared_bytes = plan.chunks * warp_threads * chunk_bytes * (soft ? 2 : 1);
+    plan.shared_bytes = plan.chunks * warp_kernel_threads * chunk_bytes * (soft ? 2 : 1);
     return plan;
   }
 
@@ -92,7 +93,8 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device) {
       plan.cluster = cluster;
       plan.chunks = static_cast<int>(ceil_div(chunks, cluster));
       plan.shared_bytes = plan.chunks * chunk_bytes * (soft ? 2 : 1);
-      plan.threads = plan.shared_bytes > part_bytes ? 512 : 256;
+      plan.threads =
+          plan.shared_bytes > part_bytes ? cluster_kernel_threads : cluster_kernel_threads / 2;
       return plan;
     }
   }

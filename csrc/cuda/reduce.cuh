@@ -10,7 +10,6 @@ namespace labelsmooth::cuda {
 
 constexpr unsigned all_lanes = 0xffffffffu;
 constexpr int max_warps = 32;
-constexpr int max_cluster = 16;
 
 // The largest logit of a part of a row, and the first class that has it. NaN is larger than all.
 template <class T>
@@ -31,13 +30,13 @@ __device__ Best<T> combine(const Best<T>& a, const Best<T>& b) {
 template <class T>
 struct ProbSums {
   T prob;              // sum_c t_c
-  T prob_dot;          // sum_c t_c (x_c - reference)
+  T nll;               // sum_c t_c (reference - x_c)
   T negative_entropy;  // sum_c w_c q_c log q_c
 };
 
 template <class T>
 __device__ ProbSums<T> combine(const ProbSums<T>& a, const ProbSums<T>& b) {
-  return {a.prob + b.prob, a.prob_dot + b.prob_dot, a.negative_entropy + b.negative_entropy};
+  return {a.prob + b.prob, a.nll + b.nll, a.negative_entropy + b.negative_entropy};
 }
 
 // What adds nothing.

@@ -166,7 +166,7 @@ struct Row {
   __device__ void accumulate_prob(ProbSums<T>& sums, int64_t c, T prob, T difference) const {
     if (problem.predicted) {
       sums.prob += prob;
-      sums.prob_dot += weighted(prob, difference);
+      sums.nll += soft_nll(prob, T(0), difference);
     }
     if (problem.options.kl_div)
       sums.negative_entropy += soft_negative_entropy(problem.weight_of(c), problem.prior_of(c),
@@ -219,7 +219,7 @@ struct Row {
 
   __device__ T nll(const RowSums<T>& sums) const {
     const T lse = log_sum_exp_from(reference, sums.stats, problem.options);
-    return soft ? weighted(sums.probs.prob, lse) - sums.probs.prob_dot
+    return soft ? weighted(sums.probs.prob, lse) + sums.probs.nll
                 : lse - (target_logit - reference);
   }
 

@@ -13,6 +13,7 @@
 
 #include <cuda_pipeline_primitives.h>
 
+#include "plan.h"
 #include "row.cuh"
 
 namespace labelsmooth::cuda {
@@ -146,9 +147,6 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
   }
   team.leave();
 }
-
-constexpr int warp_kernel_threads = 128;
-constexpr int cluster_kernel_threads = 512;  // at most
 
 // Blocks of that many threads for whose registers a multiprocessor has room.
 template <class Element, bool soft>

@@ -5,11 +5,11 @@
 // else it is read again for the gradient.
 #pragma once
 
+#include "plan.h"
 #include "row.cuh"
 
 namespace labelsmooth::cuda {
 
-constexpr int strided_kernel_threads = 128;
 constexpr int64_t tile_classes = 256;
 
 // Where a thread keeps its row: class c at held[c * threads].
