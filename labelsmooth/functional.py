@@ -153,7 +153,7 @@ def _in_autocast(logits: Tensor) -> bool:
 
 
 def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:
-    """On the logits' device; a number of the CPU gets there with the arguments of a kernel, not by a
+    """On the logits' device; what is on the CPU gets there with the arguments of a kernel, not by a
     copy that waits."""
     if normalizer is None or (
         isinstance(normalizer, Tensor) and normalizer.device == logits.device
