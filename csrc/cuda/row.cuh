@@ -110,6 +110,15 @@ struct Row {
     return c >= first && c < first + Classes::size ? static_cast<int>(c - first) : -1;
   }
 
+  __device__ void transformed_logits(const Classes& logits, T (&x)[Classes::size]) const {
+#pragma unroll
+    for (int i = 0; i < Classes::size; ++i) x[i] = widen(logits.at[i]);
+    if (problem.transformed) {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) x[i] = transform_logit(x[i], problem.options);
+    }
+  }
+
   // Adds the classes of a chunk, whose places hold the classes from `first` on.
   __device__ void accumulate(RowSums<T>& sums, const Classes& logits, const Classes& probs,
                              int64_t first, const Span<Element>& span) const {
@@ -117,8 +126,7 @@ struct Row {
     const int without = place_of(left_out, first);
     const bool plain = end - begin == Classes::size && without < 0;
     T x[Classes::size];
-#pragma unroll
-    for (int i = 0; i < Classes::size; ++i) x[i] = problem.transformed_logit(logits.at[i]);
+    transformed_logits(logits, x);
     if (!plain) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
@@ -251,22 +259,34 @@ struct Row {
   // A chunk of the gradient.
   __device__ Classes gradient(const Classes& logits, const Classes& probs, int64_t first,
                               const Span<Element>& span, const GradTerms<T>& grad) const {
-    const bool plain = !soft && !problem.class_coef;
-    const int begin = span.begin(first), end = span.end(first);
     const int target_place = soft ? -1 : place_of(target, first);
+    T x[Classes::size], coef[Classes::size], value[Classes::size];
+    transformed_logits(logits, x);
+    if (!soft && !problem.class_coef) {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) coef[i] = grad.beta * problem.uniform;
+    } else {
+      const int begin = span.begin(first), end = span.end(first);
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i)
+        coef[i] =
+            i >= begin && i < end ? coef_at(first + i, probs.at[i], grad.beta, grad.kappa) : T(0);
+    }
+    if (target_place >= 0) {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i)
+        if (i == target_place) coef[i] = grad.target_coef;
+    }
+#pragma unroll
+    for (int i = 0; i < Classes::size; ++i)
+      value[i] = logit_grad(exp_of<Element>(x[i] - grad.shift), coef[i], grad);
+    if (problem.transformed) {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) value[i] *= transform_slope(x[i], problem.options);
+    }
     Classes result;
 #pragma unroll
-    for (int i = 0; i < Classes::size; ++i) {
-      const T x = problem.transformed_logit(logits.at[i]);
-      T coef = grad.beta * problem.uniform;
-      if (!plain)
-        coef =
-            i >= begin && i < end ? coef_at(first + i, probs.at[i], grad.beta, grad.kappa) : T(0);
-      if (i == target_place) coef = grad.target_coef;
-      T value = logit_grad(exp_of<Element>(x - grad.shift), coef, grad);
-      if (problem.transformed) value *= transform_slope(x, problem.options);
-      narrow(value, result.at[i]);
-    }
+    for (int i = 0; i < Classes::size; ++i) narrow(value[i], result.at[i]);
     return result;
   }
 };
