@@ -21,11 +21,6 @@ GPU_BACKENDS = [
     *(["triton"] if HAS_GPU and HAS_TRITON else []),
 ]
 BACKENDS = ["cpu", "eager", *GPU_BACKENDS]
-if os.environ.get("TRITON_INTERPRET") == "1":  # see test_triton_interpreted.py
-    from interpreted import make_strict
-
-    make_strict()
-    BACKENDS = ["triton"]
 
 # Property tests: "quick" draws the same calls each time; `make fuzz` takes "long", and others.
 COMMON = {

@@ -1,11 +1,6 @@
-"""The table of GPU cases, held against the eager backend: the table itself is right.
-
-Under TRITON_INTERPRET=1 against Triton's, see test_triton_interpreted.py.
-"""
+"""The table of GPU cases, held against the eager backend: the table itself is right."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 from gpu_cases import CASES, Case, check_case
@@ -23,12 +18,3 @@ def test_names_tell_cases_apart() -> None:
 @pytest.mark.parametrize("case", ON_CPU, ids=str)
 def test_eager(case: Case) -> None:
     check_case(case, _eager)
-
-
-if os.environ.get("TRITON_INTERPRET") == "1":
-
-    @pytest.mark.parametrize("case", CASES, ids=str)
-    def test_interpreted(case: Case) -> None:
-        from labelsmooth import _triton
-
-        check_case(case, _triton)
