@@ -185,27 +185,27 @@ class RowKernel {
   }
 
   T coef_dot_without_target() const {
-    T sum = 0;
+    double sum = 0;  // serial: float32 would lose digits with the classes
     for (int64_t c = 0; c < classes_; ++c)
       if (c != target_) sum += weighted(typed_.class_coef_of(c), logit(c) - stats_.shift);
-    return sum;
+    return static_cast<T>(sum);
   }
 
   T negative_entropy_of_probs() const {
-    T sum = 0;
+    double sum = 0;  // serial: float32 would lose digits with the classes
     for (int64_t c = 0; c < classes_; ++c)
       sum += soft_negative_entropy(typed_.weight_of(c), typed_.prior_of(c),
                                    T(load_one(row_.target_probs + c)), terms_.beta, terms_.kappa);
-    return sum;
+    return static_cast<T>(sum);
   }
 
   T nll() const {
     const T lse = log_sum_exp_from(stats_.shift, stats_, typed_.options);
     if constexpr (soft) {
-      T sum = 0;
+      double sum = 0;  // serial: float32 would lose digits with the classes
       for (int64_t c = 0; c < classes_; ++c)
         sum += soft_nll(T(load_one(row_.target_probs + c)), lse, logit(c) - stats_.shift);
-      return sum;
+      return static_cast<T>(sum);
     } else {
       return lse - (logit(target_) - stats_.shift);
     }
