@@ -29,7 +29,11 @@ COMMON = {
 }
 settings.register_profile("quick", derandomize=True, max_examples=30, **COMMON)
 settings.register_profile("long", max_examples=2000, print_blob=True, **COMMON)
-settings.load_profile("quick")
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Before each file, since torch.testing._internal loads a profile of its own."""
+    settings.load_profile(collector.config.getoption("--hypothesis-profile") or "quick")
 
 
 @pytest.fixture(params=BACKENDS)
