@@ -13,8 +13,6 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Classes that are summed up before they are added to the row's sum.
-constexpr int64_t block_classes = 4096;
 // Up to here the gradient takes the exponentials that the statistics left in cache.
 constexpr int64_t kept_classes = 131072;
 // While a row's gradient is written, the next row is fetched, if both fit in cache.
@@ -27,6 +25,9 @@ class RowKernel {
   using R = Row<Element, has_vectors, soft, transformed>;
   using T = typename R::T;
   using V = typename R::V;
+  // Classes that are summed up before they are added to the row's sum: 4096 at most. A lane of a
+  // narrow vector takes more of them, one after another.
+  static constexpr int64_t block_classes = 16 * V::size * V::size;
 
  public:
   explicit RowKernel(const LossProblem& problem)
