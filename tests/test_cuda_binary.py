@@ -75,7 +75,9 @@ BLOCKS = [
 @pytest.mark.parametrize("arch", ARCHS)
 def test_registers_leave_room_for_blocks(arch: int, kernel: str, threads: int, blocks: int) -> None:
     for name, usage in kernels(arch, kernel).items():
-        assert -(-usage.registers // 8) * 8 * threads * blocks <= REGISTERS, name
+        fewer = kernel == "strided" and "_kernelId" in name  # float64
+        room = -(-usage.registers // 8) * 8 * threads * (blocks - fewer)
+        assert room <= REGISTERS, name
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -120,7 +120,8 @@ def assert_wide(gpu: SimulatedCuda) -> None:
         count, sectors = sum(a.bytes for a in moved), sum(a.sectors for a in moved)
         tensor = gpu.grad_logits if write else gpu.logits
         assert count >= 0.95 * passes(gpu, write=write) * tensor.numel() * tensor.element_size()
-        # 16 sectors for a warp; 17 where the row's first whole chunk begins within a sector.
-        assert count >= 16 / 17 * SECTOR * sectors
+        # A warp's 16 sectors; 17 where a row begins within one.
+        rows_within = tensor.stride(0) * tensor.element_size() % SECTOR != 0
+        assert count >= (16 / 17 if rows_within else 0.95) * SECTOR * sectors
     assert all(a.wavefronts == a.ideal_wavefronts for a in accesses if a.space == "shared")
     assert not any(report.warnings for report in gpu.reports)

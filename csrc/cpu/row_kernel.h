@@ -19,15 +19,16 @@ constexpr int64_t kept_classes = 131072;
 constexpr int64_t read_ahead_classes = 65536;
 // Independent accumulators, which hide the latency of an addition.
 constexpr int unroll = 4;
+// Rounding errors must not grow with the classes: so many vectors are added to an accumulator, then
+// the accumulators to those of a block, then the lanes of a block to the row's sum.
+constexpr int64_t run = 16;
+constexpr int64_t block_classes = 4096;
 
 template <class Element, bool has_vectors, bool soft, bool transformed>
 class RowKernel {
   using R = Row<Element, has_vectors, soft, transformed>;
   using T = typename R::T;
   using V = typename R::V;
-  // Classes that are summed up before they are added to the row's sum: 4096 at most. A lane of a
-  // narrow vector takes more of them, one after another.
-  static constexpr int64_t block_classes = 16 * V::size * V::size;
 
  public:
   explicit RowKernel(const LossProblem& problem)
@@ -90,27 +91,32 @@ class RowKernel {
 
   // ---- statistics -------------------------------------------------------------------------------
 
-  // The row in blocks, whose sums are added up so that rounding errors do not grow with the
-  // classes.
   RowStats<T> row_stats_from(T shift, T beta, T kappa) const {
-    const R row = row_;
     RowStats<T> total = {shift, T(0), T(0), T(0)};
     for (int64_t begin = 0; begin < classes_; begin += block_classes) {
       const int64_t end = begin + block_classes < classes_ ? begin + block_classes : classes_;
-      RowStats<V> parts[unroll];
-      for (RowStats<V>& part : parts) part = empty_stats<V>();
-      int64_t c = begin;
-      for (; c + unroll * V::size <= end; c += unroll * V::size)
-        for (int i = 0; i < unroll; ++i)
-          row.template accumulate<true>(parts[i], c + i * V::size, V::size, shift, beta, kappa);
-      for (; c + V::size <= end; c += V::size)
-        row.template accumulate<true>(parts[0], c, V::size, shift, beta, kappa);
-      if (c < end) row.template accumulate<false>(parts[0], c, end - c, shift, beta, kappa);
-
-      for (int i = 1; i < unroll; ++i) parts[0] = add(parts[0], parts[i]);
-      total = add(total, sum_lanes(parts[0], shift));
+      total = add(total, sum_lanes(block_stats_from(shift, begin, end, beta, kappa), shift));
     }
     return total;
+  }
+
+  RowStats<V> block_stats_from(T shift, int64_t begin, int64_t end, T beta, T kappa) const {
+    const R row = row_;
+    RowStats<V> block = empty_stats<V>();
+    int64_t c = begin;
+    while (c + unroll * V::size <= end) {
+      RowStats<V> parts[unroll];
+      for (RowStats<V>& part : parts) part = empty_stats<V>();
+      for (int64_t k = 0; k < run && c + unroll * V::size <= end; ++k, c += unroll * V::size)
+        for (int i = 0; i < unroll; ++i)
+          row.template accumulate<true>(parts[i], c + i * V::size, V::size, shift, beta, kappa);
+      for (int i = 1; i < unroll; ++i) parts[0] = add(parts[0], parts[i]);
+      block = add(block, parts[0]);
+    }
+    for (; c + V::size <= end; c += V::size)
+      row.template accumulate<true>(block, c, V::size, shift, beta, kappa);
+    if (c < end) row.template accumulate<false>(block, c, end - c, shift, beta, kappa);
+    return block;
   }
 
   // One pass, from a guess at the maximum: the target's logit, so that the loss of a row that is

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "../row_math.h"
+#include "plan.h"
 
 namespace labelsmooth::cuda {
 
@@ -26,17 +27,23 @@ __device__ inline double widen(double x) { return x; }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline float widen(__half x) { return __half2float(x); }
 
-__device__ inline void narrow(float x, float& to) { to = x; }
-__device__ inline void narrow(double x, double& to) { to = x; }
-__device__ inline void narrow(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
-__device__ inline void narrow(float x, __half& to) { to = __float2half_rn(x); }
+__device__ inline float exp2_approx(float x) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return exp2f(x);
+#endif
+}
 
 // 16-bit logits do not need the last bits of an exponential: the error of this one, some 2^-20
 // of the sum, is small beside theirs.
 template <class Element, class T>
 __device__ T exp_of(T x) {
+  constexpr T log2_e = T(1.4426950408889634);
   if constexpr (sizeof(Element) == 2)
-    return __expf(x);
+    return exp2_approx(x * log2_e);
   else
     return exp(x);
 }
@@ -46,6 +53,26 @@ struct alignas(16) Chunk {
   static constexpr int size = 16 / sizeof(Element);
   Element at[size];
 };
+
+__device__ inline void narrow_pair(float a, float b, float* to) { to[0] = a, to[1] = b; }
+__device__ inline void narrow_pair(double a, double b, double* to) { to[0] = a, to[1] = b; }
+__device__ inline void narrow_pair(float a, float b, __nv_bfloat16* to) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  to[0] = pair.x, to[1] = pair.y;
+}
+__device__ inline void narrow_pair(float a, float b, __half* to) {
+  const __half2 pair = __floats2half2_rn(a, b);
+  to[0] = pair.x, to[1] = pair.y;
+}
+
+template <class Element, class T>
+__device__ Chunk<Element> narrow(const T (&values)[Chunk<Element>::size]) {
+  Chunk<Element> chunk;
+#pragma unroll
+  for (int i = 0; i < Chunk<Element>::size; i += 2)
+    narrow_pair(values[i], values[i + 1], chunk.at + i);
+  return chunk;
+}
 
 template <class Element>
 __device__ Chunk<Element> load_aligned(const void* source) {
@@ -62,50 +89,66 @@ __device__ void store_aligned(void* destination, const Chunk<Element>& chunk) {
   __stwb(static_cast<uint4*>(destination), bits);  // a plain store is split where it is inlined
 }
 
-// A row as chunks, laid so that those of the logits are aligned: chunk k holds the classes from
-// first(k) on. The first and the last may reach outside the row.
+// A row as chunks, or one part of a row that is cut into as many as `parts`. Chunks lie so that
+// those of the logits are aligned; the row's first and last chunk may reach outside it.
 template <class Element>
 struct Span {
   static constexpr int size = Chunk<Element>::size;
 
-  int64_t classes;
-  int lead;  // places of chunk 0 before the row
+  int64_t classes;  // of the row
+  int64_t origin;   // the class at the first place of chunk 0: before the row, where negative
+  int chunks;
+  int whole_begin, whole_end;  // the chunks that are inside the row
 
-  __device__ Span(const Element* row, int64_t classes)
-      : classes(classes),
-        lead(static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(Element))) {}
-
-  __device__ int64_t chunks() const { return (classes + lead + size - 1) / size; }
-  __device__ int64_t first(int64_t chunk) const { return chunk * size - lead; }
-  // The places of a chunk that are inside the row: [begin, end).
-  __device__ int begin(int64_t first) const { return first < 0 ? static_cast<int>(-first) : 0; }
-  __device__ int end(int64_t first) const {
-    return classes - first < size ? static_cast<int>(classes - first) : size;
+  __device__ Span(const Element* row, int64_t classes, int part = 0, int parts = 1)
+      : classes(classes) {
+    const int lead = static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(Element));
+    const int64_t all = (classes + lead + size - 1) / size, each = chunks_a_part(all, parts);
+    const int64_t begin = min(part * each, all), end = min(begin + each, all);
+    chunks = static_cast<int>(end - begin);
+    origin = begin * size - lead;
+    whole_begin = origin < 0 ? 1 : 0;
+    whole_end = end * size - lead > classes ? chunks - 1 : chunks;
   }
-  __device__ bool whole(int64_t first) const { return first >= 0 && first + size <= classes; }
-  // Whether another row's chunks are aligned where this one's are.
+
+  __device__ bool whole(int chunk) const { return chunk >= whole_begin && chunk < whole_end; }
+  __device__ int64_t first(int chunk) const { return origin + int64_t(chunk) * size; }
+  // The places of a chunk that are inside the row: [begin, end).
+  __device__ int begin(int chunk) const {
+    const int64_t first = this->first(chunk);
+    return first < 0 ? static_cast<int>(-first) : 0;
+  }
+  __device__ int end(int chunk) const {
+    const int64_t left = classes - first(chunk);
+    return left < size ? static_cast<int>(left) : size;
+  }
+  // The chunk that holds a class, or -1.
+  __device__ int chunk_of(int64_t c) const {
+    return c >= origin && c < first(chunks) ? static_cast<int>((c - origin) / size) : -1;
+  }
+  // Whether another row's chunks are aligned where those of the logits are.
   __device__ bool aligns(const Element* row) const {
-    return reinterpret_cast<uintptr_t>(row - lead) % 16 == 0;
+    return reinterpret_cast<uintptr_t>(row + origin) % 16 == 0;
   }
 
   // Places outside the row hold 0.
-  __device__ Chunk<Element> load(const Element* row, int64_t first, bool aligned) const {
-    if (aligned && whole(first)) return load_aligned<Element>(row + first);
-    const int begin = this->begin(first), end = this->end(first);
-    Chunk<Element> chunk;
+  __device__ Chunk<Element> load(const Element* row, int chunk, bool aligned) const {
+    row += first(chunk);
+    if (aligned && whole(chunk)) return load_aligned<Element>(row);
+    const int begin = this->begin(chunk), end = this->end(chunk);
+    Chunk<Element> result;
 #pragma unroll
-    for (int i = 0; i < size; ++i)
-      chunk.at[i] = i >= begin && i < end ? row[first + i] : Element(0.0f);
-    return chunk;
+    for (int i = 0; i < size; ++i) result.at[i] = i >= begin && i < end ? row[i] : Element(0.0f);
+    return result;
   }
 
-  __device__ void store(Element* row, int64_t first, bool aligned,
-                        const Chunk<Element>& chunk) const {
-    if (aligned && whole(first)) return store_aligned(row + first, chunk);
-    const int begin = this->begin(first), end = this->end(first);
+  __device__ void store(Element* row, int chunk, bool aligned, const Chunk<Element>& values) const {
+    row += first(chunk);
+    if (aligned && whole(chunk)) return store_aligned(row, values);
+    const int begin = this->begin(chunk), end = this->end(chunk);
 #pragma unroll
     for (int i = 0; i < size; ++i)
-      if (i >= begin && i < end) row[first + i] = chunk.at[i];
+      if (i >= begin && i < end) row[i] = values.at[i];
   }
 };
 

@@ -86,12 +86,11 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device) {
 
   const int64_t row_bytes = chunks * chunk_bytes * (soft ? 2 : 1);
   if (sums && gradient) {
-    // One more chunk: what does not divide evenly.
-    const int cluster = cluster_of(row_bytes + chunk_bytes, problem.rows, device);
+    const int cluster = cluster_of(row_bytes, problem.rows, device);
     if (cluster) {
       plan.kernel = Kernel::cluster;
       plan.cluster = cluster;
-      plan.chunks = static_cast<int>(ceil_div(chunks, cluster));
+      plan.chunks = static_cast<int>(chunks_a_part(chunks, cluster));
       plan.shared_bytes = plan.chunks * chunk_bytes * (soft ? 2 : 1);
       plan.threads =
           plan.shared_bytes > part_bytes ? cluster_kernel_threads : cluster_kernel_threads / 2;

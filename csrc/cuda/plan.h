@@ -33,6 +33,12 @@ struct Plan {
   int64_t most_shared_bytes = 0;  // that a block of any plan for this device holds
 };
 
+// Of a row of so many chunks. Parts begin on a boundary of 128 bytes, if the row does.
+LABELSMOOTH_HD int64_t chunks_a_part(int64_t chunks, int parts) {
+  constexpr int64_t line = 8;
+  return parts == 1 ? chunks : (chunks + line * parts - 1) / (line * parts) * line;
+}
+
 Plan make_plan(const LossProblem& problem, const DeviceLimits& device);
 
 }  // namespace labelsmooth::cuda

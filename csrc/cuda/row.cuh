@@ -67,8 +67,7 @@ struct Row {
   bool ignored = false, invalid = false;
   RowTerms<T> terms;
   T target_logit = 0, reference = 0;
-  int64_t left_out =
-      -Classes::size;  // the target, where its logit is infinite: row_loss takes it by itself
+  int64_t left_out = -1;  // the target, where its logit is infinite: row_loss takes it by itself
 
   __device__ Row(const Problem<Element>& problem, int64_t index) : problem(problem), index(index) {
     if constexpr (soft) {
@@ -100,15 +99,10 @@ struct Row {
     if (lanes > 1) logit = __shfl_sync(all_lanes, logit, 0, lanes);
     reference = finite_or_zero(logit);
     target_logit = soft ? reference : logit;
-    left_out = !soft && reference != logit ? target : -Classes::size;
+    left_out = !soft && reference != logit ? target : -1;
   }
 
   // ---- sums -------------------------------------------------------------------------------------
-
-  // A place of the chunk from `first` on that holds a class, or -1.
-  static __device__ int place_of(int64_t c, int64_t first) {
-    return c >= first && c < first + Classes::size ? static_cast<int>(c - first) : -1;
-  }
 
   __device__ void transformed_logits(const Classes& logits, T (&x)[Classes::size]) const {
 #pragma unroll
@@ -119,15 +113,23 @@ struct Row {
     }
   }
 
-  // Adds the classes of a chunk, whose places hold the classes from `first` on.
+  // Adds the classes of a chunk. Most chunks are whole, and nothing in them is special.
   __device__ void accumulate(RowSums<T>& sums, const Classes& logits, const Classes& probs,
-                             int64_t first, const Span<Element>& span) const {
-    const int begin = span.begin(first), end = span.end(first);
-    const int without = place_of(left_out, first);
-    const bool plain = end - begin == Classes::size && without < 0;
+                             int chunk, const Span<Element>& span) const {
+    if (span.whole(chunk) && chunk != span.chunk_of(left_out))
+      accumulate_places<true>(sums, logits, probs, chunk, span);
+    else
+      accumulate_places<false>(sums, logits, probs, chunk, span);
+  }
+
+  template <bool whole>
+  __device__ void accumulate_places(RowSums<T>& sums, const Classes& logits, const Classes& probs,
+                                    int chunk, const Span<Element>& span) const {
+    const int64_t first = span.first(chunk);
+    const int begin = whole ? 0 : span.begin(chunk), end = whole ? Classes::size : span.end(chunk);
     T x[Classes::size];
     transformed_logits(logits, x);
-    if (!plain) {
+    if constexpr (!whole) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
         if (i < begin || i >= end) x[i] = -infinity<T>();
@@ -142,17 +144,20 @@ struct Row {
       stats.shift = largest;
     }
     const T point = finite_or_zero(stats.shift);
+    T sum_exp = 0;
 #pragma unroll
-    for (int i = 0; i < Classes::size; ++i) stats.sum_exp += exp_of<Element>(x[i] - point);
+    for (int i = 0; i < Classes::size; ++i) sum_exp += exp_of<Element>(x[i] - point);
+    stats.sum_exp += sum_exp;
 
-    if (plain && !soft && !problem.class_coef) {
+    if (whole && !soft && !problem.class_coef) {
+      T differences = 0;
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i)
-        stats.coef_dot += problem.uniform * (x[i] - reference);
+      for (int i = 0; i < Classes::size; ++i) differences += x[i] - reference;
+      stats.coef_dot += problem.uniform * differences;
     } else {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
-        if (i >= begin && i < end && i != without)
+        if (whole || (i >= begin && i < end && first + i != left_out))
           accumulate_coef(sums, first + i, x[i] - reference, probs.at[i]);
     }
     if (problem.predicted) {
@@ -249,45 +254,49 @@ struct Row {
 
   // A chunk of the gradient of a row that does not count, or whose target is no class.
   __device__ Classes filling() const {
-    Classes result;
+    T value[Classes::size];
 #pragma unroll
     for (int i = 0; i < Classes::size; ++i)
-      narrow(ignored ? T(0) : infinity<T>() - infinity<T>(), result.at[i]);
-    return result;
+      value[i] = ignored ? T(0) : infinity<T>() - infinity<T>();
+    return narrow<Element>(value);
   }
 
-  // A chunk of the gradient.
-  __device__ Classes gradient(const Classes& logits, const Classes& probs, int64_t first,
+  // A chunk of the gradient. Most chunks are whole and hold no target.
+  __device__ Classes gradient(const Classes& logits, const Classes& probs, int chunk,
                               const Span<Element>& span, const GradTerms<T>& grad) const {
-    const int target_place = soft ? -1 : place_of(target, first);
-    T x[Classes::size], coef[Classes::size], value[Classes::size];
+    if (span.whole(chunk) && chunk != span.chunk_of(target))
+      return gradient_of_places<true>(logits, probs, chunk, span, grad);
+    return gradient_of_places<false>(logits, probs, chunk, span, grad);
+  }
+
+  template <bool whole>
+  __device__ Classes gradient_of_places(const Classes& logits, const Classes& probs, int chunk,
+                                        const Span<Element>& span, const GradTerms<T>& grad) const {
+    const int64_t first = span.first(chunk);
+    const int begin = whole ? 0 : span.begin(chunk), end = whole ? Classes::size : span.end(chunk);
+    T x[Classes::size], value[Classes::size];
     transformed_logits(logits, x);
-    if (!soft && !problem.class_coef) {
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i) coef[i] = grad.beta * problem.uniform;
+    for (int i = 0; i < Classes::size; ++i) value[i] = exp_of<Element>(x[i] - grad.shift);
+    if (whole && !soft && !problem.class_coef) {
+      const T coef = grad.beta * problem.uniform;
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef, grad);
     } else {
-      const int begin = span.begin(first), end = span.end(first);
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
-        coef[i] =
-            i >= begin && i < end ? coef_at(first + i, probs.at[i], grad.beta, grad.kappa) : T(0);
+        if (i >= begin && i < end)
+          value[i] = logit_grad(value[i],
+                                !whole && first + i == target
+                                    ? grad.target_coef
+                                    : coef_at(first + i, probs.at[i], grad.beta, grad.kappa),
+                                grad);
     }
-    if (target_place >= 0) {
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i)
-        if (i == target_place) coef[i] = grad.target_coef;
-    }
-#pragma unroll
-    for (int i = 0; i < Classes::size; ++i)
-      value[i] = logit_grad(exp_of<Element>(x[i] - grad.shift), coef[i], grad);
     if (problem.transformed) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i) value[i] *= transform_slope(x[i], problem.options);
     }
-    Classes result;
-#pragma unroll
-    for (int i = 0; i < Classes::size; ++i) narrow(value[i], result.at[i]);
-    return result;
+    return narrow<Element>(value);
   }
 };
 

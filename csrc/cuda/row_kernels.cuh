@@ -20,15 +20,19 @@ namespace labelsmooth::cuda {
 
 // ---- rows held in shared memory -----------------------------------------------------------------
 
-// The threads that share a row: `size` lanes of a warp, a power of 2.
+// Teams of threads that share a row. A thread takes every step-th chunk from its first on, of its
+// team's or, where a row has several parts, of its block's part.
+
+// `size` lanes of a warp, a power of 2.
 struct Lanes {
   int size;
 
   __device__ int lanes() const { return size; }  // of a warp
-  __device__ int64_t begin(int64_t) const { return threadIdx.x & (size - 1); }
-  __device__ int64_t end(int64_t chunks) const { return chunks; }
-  __device__ int64_t step() const { return size; }
-  __device__ bool leads() const { return (threadIdx.x & (size - 1)) == 0; }
+  __device__ int part() const { return 0; }
+  __device__ int parts() const { return 1; }
+  __device__ int first_chunk() const { return static_cast<int>(threadIdx.x) & (size - 1); }
+  __device__ int step() const { return size; }
+  __device__ bool leads() const { return first_chunk() == 0; }
 
   template <class T, bool soft>
   __device__ void combine_sums(RowSums<T>& sums, bool with_best) const {
@@ -47,19 +51,18 @@ struct BlockExchange {
   Exchange<ProbSums<T>> probs;
 };
 
-// The threads that share a row: those of `size` blocks. Each block has adjacent chunks.
+// The threads of `size` blocks, each of which has a part of the row.
 template <class T>
 struct Cluster {
   int size;
   BlockExchange<T>& exchange;
 
   __device__ int lanes() const { return 32; }
-  __device__ int rank() const { return static_cast<int>(blockIdx.x) % size; }
-  __device__ int64_t each(int64_t chunks) const { return (chunks + size - 1) / size; }
-  __device__ int64_t begin(int64_t chunks) const { return rank() * each(chunks) + threadIdx.x; }
-  __device__ int64_t end(int64_t chunks) const { return min((rank() + 1) * each(chunks), chunks); }
-  __device__ int64_t step() const { return blockDim.x; }
-  __device__ bool leads() const { return rank() == 0 && threadIdx.x == 0; }
+  __device__ int part() const { return static_cast<int>(blockIdx.x) % size; }
+  __device__ int parts() const { return size; }
+  __device__ int first_chunk() const { return static_cast<int>(threadIdx.x); }
+  __device__ int step() const { return static_cast<int>(blockDim.x); }
+  __device__ bool leads() const { return part() == 0 && threadIdx.x == 0; }
 
   template <class Any, bool soft>
   __device__ void combine_sums(RowSums<Any>& sums, bool with_best) const {
@@ -75,12 +78,12 @@ struct Cluster {
 
 // One chunk of a row on its way to shared memory.
 template <class Element>
-__device__ void fetch(Chunk<Element>* held, const Element* row, int64_t first, bool aligned,
+__device__ void fetch(Chunk<Element>* held, const Element* row, int chunk, bool aligned,
                       const Span<Element>& span) {
-  if (aligned && span.whole(first))
-    __pipeline_memcpy_async(held, row + first, sizeof *held);
+  if (aligned && span.whole(chunk))
+    __pipeline_memcpy_async(held, row + span.first(chunk), sizeof *held);
   else
-    *held = span.load(row, first, false);
+    *held = span.load(row, chunk, false);
 }
 
 // Each thread computes on the chunks that it fetched itself, so that only the sums are exchanged.
@@ -95,18 +98,18 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
   Row<Element, soft> row(problem, active ? index : problem.rows - 1);
   const Element* logits = row.logits();
   const Element* probs = soft ? row.probs() : logits;
-  const Span<Element> span(logits, active ? problem.classes : 0);
+  const Span<Element> span(logits, active ? problem.classes : 0, team.part(), team.parts());
   const bool probs_aligned = span.aligns(probs);
-  const int64_t begin = team.begin(span.chunks()), end = team.end(span.chunks());
-  const int64_t step = team.step();
+  const int begin = team.first_chunk(), step = team.step();
   const int threads = static_cast<int>(blockDim.x);
   const bool filled = row.ignored || row.invalid;
+  held += threadIdx.x;
+  held_probs += threadIdx.x;
 
   if (!row.unread()) {
-    int place = static_cast<int>(threadIdx.x);
-    for (int64_t chunk = begin; chunk < end; chunk += step, place += threads) {
-      fetch(held + place, logits, span.first(chunk), true, span);
-      if constexpr (soft) fetch(held_probs + place, probs, span.first(chunk), probs_aligned, span);
+    for (int chunk = begin, place = 0; chunk < span.chunks; chunk += step, place += threads) {
+      fetch(held + place, logits, chunk, true, span);
+      if constexpr (soft) fetch(held_probs + place, probs, chunk, probs_aligned, span);
     }
     __pipeline_commit();
   }
@@ -115,11 +118,11 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
   if (problem.loss || soft) {
     row.read_reference(team.lanes(), active);
     __pipeline_wait_prior(0);
-    int place = static_cast<int>(threadIdx.x);
-    for (int64_t chunk = begin; chunk < end && !row.unread(); chunk += step, place += threads) {
+    const int end = row.unread() ? 0 : span.chunks;
+    for (int chunk = begin, place = 0; chunk < end; chunk += step, place += threads) {
       const Chunk<Element> x = load_aligned<Element>(held + place);
       const Chunk<Element> t = soft ? load_aligned<Element>(held_probs + place) : x;
-      row.accumulate(sums, x, t, span.first(chunk), span);
+      row.accumulate(sums, x, t, chunk, span);
     }
     team.template combine_sums<T, soft>(sums, problem.predicted != nullptr);
     row.close(sums);
@@ -133,16 +136,14 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
     Element* grad = row.grad();
     const bool grad_aligned = span.aligns(grad);
     const GradTerms<T> terms = row.grad_terms_from(sums.stats);
-    int place = static_cast<int>(threadIdx.x);
-    for (int64_t chunk = begin; chunk < end; chunk += step, place += threads) {
-      const int64_t first = span.first(chunk);
+    for (int chunk = begin, place = 0; chunk < span.chunks; chunk += step, place += threads) {
       Chunk<Element> result = row.filling();
       if (!filled) {
         const Chunk<Element> x = load_aligned<Element>(held + place);
         const Chunk<Element> t = soft ? load_aligned<Element>(held_probs + place) : x;
-        result = row.gradient(x, t, first, span, terms);
+        result = row.gradient(x, t, chunk, span, terms);
       }
-      span.store(grad, first, grad_aligned, result);
+      span.store(grad, chunk, grad_aligned, result);
     }
   }
   team.leave();
@@ -185,15 +186,22 @@ constexpr int part_kernel_threads = 256;
 template <class Element, bool soft>
 constexpr int ahead = soft || sizeof(Element) == 8 ? 2 : 4;
 
-// A part of a row: chunks [begin, end).
-struct Part {
-  int64_t begin, end;
-  __device__ Part(int64_t chunks, int part, int parts) {
-    const int64_t each = (chunks + parts - 1) / parts;
-    begin = min(part * each, chunks);
-    end = min(begin + each, chunks);
+// load(k, chunk) for the chunks of this thread, `depth` of them before take(k, chunk) of the first.
+template <int depth, class Load, class Take>
+__device__ void for_chunks_ahead(int chunks, const Load& load, const Take& take) {
+  const int step = static_cast<int>(blockDim.x);
+  int chunk = static_cast<int>(threadIdx.x);
+  for (; chunk + (depth - 1) * step < chunks; chunk += depth * step) {
+#pragma unroll
+    for (int k = 0; k < depth; ++k) load(k, chunk + k * step);
+#pragma unroll
+    for (int k = 0; k < depth; ++k) take(k, chunk + k * step);
   }
-};
+  for (; chunk < chunks; chunk += step) {
+    load(0, chunk);
+    take(0, chunk);
+  }
+}
 
 template <class Element, bool soft>
 __global__ void __launch_bounds__(part_kernel_threads, 2)
@@ -205,32 +213,26 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   if (row.unread()) return;
   const Element* logits = row.logits();
   const Element* probs = soft ? row.probs() : logits;
-  const Span<Element> span(logits, problem.classes);
+  const int part = static_cast<int>(blockIdx.x) % parts;
+  const Span<Element> span(logits, problem.classes, part, parts);
   const bool probs_aligned = span.aligns(probs);
-  const Part part(span.chunks(), static_cast<int>(blockIdx.x) % parts, parts);
   row.read_reference(32);
 
   constexpr int depth = ahead<Element, soft>;
+  Chunk<Element> held[depth], held_probs[soft ? depth : 1];
   RowSums<T> sums;
-  for (int64_t begin = part.begin + threadIdx.x; begin < part.end; begin += depth * blockDim.x) {
-    Chunk<Element> held[depth], held_probs[soft ? depth : 1];
-#pragma unroll
-    for (int k = 0; k < depth; ++k) {
-      const int64_t chunk = begin + k * int64_t(blockDim.x);
-      if (chunk >= part.end) continue;
-      held[k] = span.load(logits, span.first(chunk), true);
-      if constexpr (soft) held_probs[k] = span.load(probs, span.first(chunk), probs_aligned);
-    }
-#pragma unroll
-    for (int k = 0; k < depth; ++k) {
-      const int64_t chunk = begin + k * int64_t(blockDim.x);
-      if (chunk < part.end)
-        row.accumulate(sums, held[k], held_probs[soft ? k : 0], span.first(chunk), span);
-    }
-  }
+  for_chunks_ahead<depth>(
+      span.chunks,
+      [&](int k, int chunk) {
+        held[k] = span.load(logits, chunk, true);
+        if constexpr (soft) held_probs[k] = span.load(probs, chunk, probs_aligned);
+      },
+      [&](int k, int chunk) {
+        row.accumulate(sums, held[k], held_probs[soft ? k : 0], chunk, span);
+      });
   const Cluster<T> block = {1, exchange};
   block.template combine_sums<T, soft>(sums, problem.predicted != nullptr);
-  if (threadIdx.x == 0) part_sums[row.index * parts + blockIdx.x % parts] = sums;
+  if (threadIdx.x == 0) part_sums[row.index * parts + part] = sums;
 }
 
 // The parts of a row, by one warp.
@@ -272,9 +274,8 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   const Element* logits = row.logits();
   const Element* probs = soft ? row.probs() : logits;
   Element* grad = row.grad();
-  const Span<Element> span(logits, problem.classes);
+  const Span<Element> span(logits, problem.classes, static_cast<int>(blockIdx.x) % parts, parts);
   const bool probs_aligned = span.aligns(probs), grad_aligned = span.aligns(grad);
-  const Part part(span.chunks(), static_cast<int>(blockIdx.x) % parts, parts);
   RowSums<T> sums;
   if (part_sums && !row.unread()) {
     sums = combined_parts<T, soft>(part_sums + row.index * parts, parts);
@@ -286,25 +287,20 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   const bool filled = row.ignored || row.invalid;
 
   constexpr int depth = ahead<Element, soft>;
-  for (int64_t begin = part.begin + threadIdx.x; begin < part.end; begin += depth * blockDim.x) {
-    Chunk<Element> held[depth], held_probs[soft ? depth : 1];
-#pragma unroll
-    for (int k = 0; k < depth; ++k) {
-      const int64_t chunk = begin + k * int64_t(blockDim.x);
-      if (chunk >= part.end || filled) continue;
-      held[k] = span.load(logits, span.first(chunk), true);
-      if constexpr (soft) held_probs[k] = span.load(probs, span.first(chunk), probs_aligned);
-    }
-#pragma unroll
-    for (int k = 0; k < depth; ++k) {
-      const int64_t chunk = begin + k * int64_t(blockDim.x);
-      if (chunk >= part.end) continue;
-      const int64_t first = span.first(chunk);
-      span.store(grad, first, grad_aligned,
-                 filled ? row.filling()
-                        : row.gradient(held[k], held_probs[soft ? k : 0], first, span, terms));
-    }
-  }
+  Chunk<Element> held[depth], held_probs[soft ? depth : 1];
+  for_chunks_ahead<depth>(
+      span.chunks,
+      [&](int k, int chunk) {
+        if (filled) return;
+        held[k] = span.load(logits, chunk, true);
+        if constexpr (soft) held_probs[k] = span.load(probs, chunk, probs_aligned);
+      },
+      [&](int k, int chunk) {
+        const Chunk<Element> result =
+            filled ? row.filling()
+                   : row.gradient(held[k], held_probs[soft ? k : 0], chunk, span, terms);
+        span.store(grad, chunk, grad_aligned, result);
+      });
 }
 
 }  // namespace labelsmooth::cuda

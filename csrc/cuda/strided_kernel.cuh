@@ -10,7 +10,7 @@
 
 namespace labelsmooth::cuda {
 
-constexpr int64_t tile_classes = 256;
+constexpr int tile_chunks = 64;
 
 // Where a thread keeps its row: class c at held[c * threads].
 template <class Element>
@@ -29,8 +29,12 @@ struct Column {
   }
 };
 
+// Blocks for whose registers a multiprocessor has room.
+template <class Element>
+constexpr int strided_kernel_blocks = sizeof(Element) == 8 ? 3 : 4;
+
 template <class Element, bool soft>
-__global__ void __launch_bounds__(strided_kernel_threads, 4)
+__global__ void __launch_bounds__(strided_kernel_threads, strided_kernel_blocks<Element>)
     strided_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, bool hold) {
   using T = typename Problem<Element>::T;
   constexpr int size = Chunk<Element>::size;
@@ -45,12 +49,13 @@ __global__ void __launch_bounds__(strided_kernel_threads, 4)
                                  soft ? row.probs() : nullptr, problem.target_probs.class_stride};
   const Span<Element> span(nullptr, problem.classes);
   const bool forward = problem.loss != nullptr;
-  const auto gather = [&](const auto& read, int64_t first) {
-    Chunk<Element> chunk;
+  const auto gather = [&](const auto& read, int chunk) {
+    const int64_t first = span.first(chunk);
+    Chunk<Element> result;
 #pragma unroll
     for (int i = 0; i < size; ++i)
-      chunk.at[i] = first + i < problem.classes ? read(first + i) : Element(0.0f);
-    return chunk;
+      result.at[i] = first + i < problem.classes ? read(first + i) : Element(0.0f);
+    return result;
   };
   const auto read_logit = [&](int64_t c) { return logits.first_read(c); };
   const auto read_prob = [&](int64_t c) { return probs.first_read(c); };
@@ -63,14 +68,14 @@ __global__ void __launch_bounds__(strided_kernel_threads, 4)
     if (!row.unread()) {
       row.read_reference(1);
       // In tiles, so that rounding errors do not grow with the classes.
-      for (int64_t tile = 0; tile < problem.classes; tile += tile_classes) {
+      for (int tile = 0; tile < span.chunks; tile += tile_chunks) {
         RowSums<T> part;
-        const int64_t end = min(tile + tile_classes, problem.classes);
-        for (int64_t first = tile; first < end; first += size) {
-          const Chunk<Element> x = gather(read_logit, first);
+        const int end = min(tile + tile_chunks, span.chunks);
+        for (int chunk = tile; chunk < end; ++chunk) {
+          const Chunk<Element> x = gather(read_logit, chunk);
           Chunk<Element> t = x;
-          if constexpr (soft) t = gather(read_prob, first);
-          row.accumulate(part, x, t, first, span);
+          if constexpr (soft) t = gather(read_prob, chunk);
+          row.accumulate(part, x, t, chunk, span);
         }
         sums = combine(sums, part);
       }
@@ -86,13 +91,14 @@ __global__ void __launch_bounds__(strided_kernel_threads, 4)
   const int64_t stride = problem.grad_logits.class_stride;
   const GradTerms<T> terms = row.grad_terms_from(sums.stats);
   const bool filled = row.ignored || row.invalid;
-  for (int64_t first = 0; first < problem.classes; first += size) {
+  for (int chunk = 0; chunk < span.chunks; ++chunk) {
+    const int64_t first = span.first(chunk);
     Chunk<Element> result = row.filling();
     if (!filled) {
-      const Chunk<Element> x = summed ? gather(logit_again, first) : gather(read_logit, first);
+      const Chunk<Element> x = summed ? gather(logit_again, chunk) : gather(read_logit, chunk);
       Chunk<Element> t = x;
-      if constexpr (soft) t = gather(prob_again, first);
-      result = row.gradient(x, t, first, span, terms);
+      if constexpr (soft) t = gather(prob_again, chunk);
+      result = row.gradient(x, t, chunk, span, terms);
     }
 #pragma unroll
     for (int i = 0; i < size; ++i)

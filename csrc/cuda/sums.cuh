@@ -92,13 +92,15 @@ __global__ void scale_kernel(Element* values, int64_t count,
                              const typename Accumulate<Element>::type* factor) {
   const auto scale = *factor;
   if (scale == 1) return;
-  const Span<Element> span(values, count);
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; k < span.chunks(); k += step) {
-    Chunk<Element> chunk = span.load(values, span.first(k), true);
+  const Span<Element> span(values, count, static_cast<int>(blockIdx.x),
+                           static_cast<int>(gridDim.x));
+  const int step = static_cast<int>(blockDim.x);
+  for (int chunk = static_cast<int>(threadIdx.x); chunk < span.chunks; chunk += step) {
+    const Chunk<Element> read = span.load(values, chunk, true);
+    typename Accumulate<Element>::type scaled[Chunk<Element>::size];
 #pragma unroll
-    for (int i = 0; i < Chunk<Element>::size; ++i) narrow(widen(chunk.at[i]) * scale, chunk.at[i]);
-    span.store(values, span.first(k), true, chunk);
+    for (int i = 0; i < Chunk<Element>::size; ++i) scaled[i] = widen(read.at[i]) * scale;
+    span.store(values, chunk, true, narrow<Element>(scaled));
   }
 }
 

@@ -18,7 +18,6 @@
 #define __shared__ thread_local
 #define __launch_bounds__(...)
 
-#define __expf(x) (std::exp(x))
 #define cudaLaunchKernelEx simt::launch
 #define __syncthreads() (simt::Block::current().sync())
 #define __syncwarp() (simt::Block::current().sync_warp())
