@@ -39,13 +39,17 @@ inline Matrix matrix_of(const Tensor& tensor) {
   return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), spatial ? tensor.stride(2) : 0};
 }
 
+inline bool on_one_device(const Tensor& a, const Tensor& b) {
+  return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
+}
+
 // As adjacent elements of a dtype on the logits' device, which a kernel can point to.
 inline std::optional<Tensor> converted(const std::optional<Tensor>& tensor, ScalarType type,
                                        const Tensor& logits) {
   if (!tensor) return std::nullopt;
   Tensor result = *tensor;
   if (result.scalar_type() != type) result = torch::stable::to(result, type);
-  if (result.is_cuda() != logits.is_cuda()) result = torch::stable::to(result, logits.device());
+  if (!on_one_device(result, logits)) result = torch::stable::to(result, logits.device());
   return result.is_contiguous() ? result : torch::stable::contiguous(result);
 }
 
@@ -67,6 +71,7 @@ inline void check_shapes(const Tensor& logits, const Tensor& target,
     bool same = target.dim() == logits.dim();
     for (int64_t d = 0; same && d < logits.dim(); ++d) same = target.size(d) == logits.size(d);
     STD_TORCH_CHECK(same, "target: expected the shape of the logits");
+    STD_TORCH_CHECK(on_one_device(target, logits), "target: expected the device of the logits");
   } else {
     STD_TORCH_CHECK(target.numel() == rows_of(logits), "target: expected one class a row");
   }
@@ -135,7 +140,8 @@ class Call {
 
   void take_inputs(const Tensor& grad_loss, const Tensor& row_stats) {
     STD_TORCH_CHECK(row_stats.scalar_type() == accumulate_type(logits_) &&
-                        row_stats.is_contiguous() && row_stats.numel() >= 2 * problem_.rows,
+                        on_one_device(row_stats, logits_) && row_stats.is_contiguous() &&
+                        row_stats.numel() >= 2 * problem_.rows,
                     "row_stats: expected what forward returned");
     STD_TORCH_CHECK(grad_loss.numel() == (reduction_ == Reduction::none ? problem_.rows : 1),
                     "grad_loss: expected the shape of the loss");
