@@ -84,8 +84,11 @@ LABELSMOOTH_HD VecF min(VecF a, VecF b) { return VecF(_mm512_min_ps(a.lanes, b.l
 LABELSMOOTH_HD VecF round_to_integer(VecF x) {
   return VecF(_mm512_roundscale_ps(x.lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n) {
-  return VecF(_mm512_scalef_ps(x.lanes, n.lanes));
+// x 2^n, or 0 where n < lowest: a result below the smallest number would take the CPU a hundred
+// times as long.
+LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n, VecF lowest) {
+  const auto large_or_nan = _mm512_cmp_ps_mask(n.lanes, lowest.lanes, _CMP_NLT_UQ);
+  return VecF(_mm512_maskz_scalef_ps(large_or_nan, x.lanes, n.lanes));
 }
 #else
 #if defined(LABELSMOOTH_AVX2)
@@ -99,9 +102,10 @@ LABELSMOOTH_HD VecF round_to_integer(VecF x) {
   asm("" : "+x"(sum.lanes));  // or the compiler may cancel the two additions
   return sum - magic;
 }
-// x 2^n for -252 <= n <= 254, in two steps so that subnormal results and overflow come out right.
-LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n) {
-  const Int32s whole = __builtin_convertvector(n.lanes, Int32s);
+// The same, for a finite x and -252 <= lowest, n <= 254. In two steps so that subnormal results and
+// overflow come out right; -254 makes a power 0.
+LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n, VecF lowest) {
+  const Int32s whole = __builtin_convertvector(select(lowest > n, VecF(-254.0f), n).lanes, Int32s);
   const Int32s half = whole >> 1;
   const auto power = [](Int32s e) { return VecF(bit_cast<VecF::Lanes>((e + 127) << 23)); };
   return x * power(half) * power(whole - half);

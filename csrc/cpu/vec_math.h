@@ -5,11 +5,18 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
+// To where an exponential is 0 or infinity. (AVX-512 takes anything for 0.)
+LABELSMOOTH_HD VecF limit(VecF x) {
+#if !defined(LABELSMOOTH_AVX512)
+  x = max(VecF(-104.0f), x);
+#endif
+  return min(VecF(89.0f), x);
+}
+
 // Within 2 ulp everywhere, subnormal results included: exp(x) = 2^n exp(r), |r| <= ln(2)/2, with
 // ln(2) in two parts and a minimax polynomial of degree 6 (relative error 3e-9).
 LABELSMOOTH_HD VecF exp(VecF x) {
-  const VecF lowest(-104.0f), highest(89.0f);  // beyond these the result is 0 and infinity
-  x = min(highest, max(lowest, x));
+  x = limit(x);
   const VecF n = round_to_integer(x * VecF(0x1.715476p0f));
   const VecF r = x - n * VecF(0x1.62e4p-1f) - n * VecF(0x1.7f7d1cp-20f);
   VecF p = VecF(0.0013814605890087649f) * r + VecF(0.008368709784841112f);
@@ -18,12 +25,12 @@ LABELSMOOTH_HD VecF exp(VecF x) {
   p = p * r + VecF(0.4999999345081127f);
   p = p * r + VecF(1.0f);
   p = p * r + VecF(1.0f);
-  return scale_by_power(p, n);
+  return scale_by_power(p, n, VecF(-149.0f));
 }
 
 // For sums and for results that are rounded to 16 bits: 2^(x log2(e)) by a minimax polynomial in
 // the fraction of the exponent. Relative error 2^-13.7, 2^-18.5 or 2^-23.4 for degree 3, 4 or 5,
-// and |x| 2^-24 on top.
+// and |x| 2^-24 on top; 0 for what is not a normal number.
 template <int degree>
 LABELSMOOTH_HD VecF exp_to(VecF x) {
 #if defined(LABELSMOOTH_AVX512)  // instructions take the fraction and the floor, infinities
@@ -37,8 +44,7 @@ LABELSMOOTH_HD VecF exp_to(VecF x) {
       {1.0f, 0.6931513118524164f, 0.24016444974796272f, 0.055799913904627546f,
        0.009017029813141494f, 0.0018671301209429252f}};
 #else
-  const VecF lowest(-104.0f), highest(89.0f);
-  const VecF t = min(highest, max(lowest, x)) * VecF(0x1.715476p0f);
+  const VecF t = limit(x) * VecF(0x1.715476p0f);
   const VecF n = round_to_integer(t);
   const VecF f = t - n;
   constexpr float coefficients[3][6] = {
@@ -50,7 +56,7 @@ LABELSMOOTH_HD VecF exp_to(VecF x) {
 #endif
   VecF p(coefficients[degree - 3][degree]);
   for (int i = degree - 1; i >= 0; --i) p = p * f + VecF(coefficients[degree - 3][i]);
-  return scale_by_power(p, n);
+  return scale_by_power(p, n, VecF(-126.0f));
 }
 
 // Near 0 an odd polynomial, which keeps the relative accuracy; elsewhere 1 - 2 / (exp(2|x|) + 1).
