@@ -127,7 +127,9 @@ def test_public_call_on_cpu_tensors(reduction: str, dtype: torch.dtype, inplace:
     leaf = torch.randn(3, 7, 5).to(dtype).requires_grad_()
     logits, target = leaf.clone(), torch.randint(7, (3, 5))
     target[1, 2] = -100
-    truth = reference(logits, target, reduction=reduction, label_smoothing=0.1)
+    rows = target.shape if reduction == "none" else ()
+    grad_loss = torch.rand(rows, dtype=torch.float64) + 0.5
+    truth = reference(logits, target, reduction=reduction, label_smoothing=0.1, grad_loss=grad_loss)
     loss_fn = FusedLabelSmoothingLoss(
         reduction=reduction,
         label_smoothing=0.1,
@@ -136,7 +138,7 @@ def test_public_call_on_cpu_tensors(reduction: str, dtype: torch.dtype, inplace:
         backend="triton",
     )
     loss, stats = loss_fn(logits, target)
-    (grad,) = torch.autograd.grad(loss, leaf, torch.ones_like(loss))
+    (grad,) = torch.autograd.grad(loss, leaf, grad_loss.to(loss))
     assert_equals_reference(Outcome(loss.detach(), grad), truth, leaf)
     torch.testing.assert_close(stats.nll.double(), truth.nll, rtol=1e-5, atol=1e-5)
 

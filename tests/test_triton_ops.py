@@ -15,16 +15,18 @@ from ptxsim.triton_driver import simulated_triton
 from reference import reference
 from test_opcheck import MEAN, NONE, options, problem
 from torch._library.triton import get_triton_kernels_for_op
+from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
 import labelsmooth._triton  # noqa: F401, registers the operators
 from labelsmooth import label_smoothing_loss
-from labelsmooth._triton_kernels import loss_kernel
+from labelsmooth._triton_kernels import loss_kernel, scale_kernel
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 OPS = torch.ops.labelsmooth_triton
-NAMES = ["forward", "forward_", "backward", "backward_"]
+TRACED = ["forward", "forward_", "backward", "backward_"]
+NAMES = [*TRACED, "scale_"]
 
 
 @pytest.mark.parametrize("vectors", [False, True])
@@ -39,6 +41,38 @@ def test_opcheck(reduction: int, vectors: bool) -> None:
         arguments = (torch.randn_like(loss), logits, target, row_stats, *shared)
         opcheck(OPS.backward.default, arguments)
         opcheck(OPS.backward_.default, arguments)
+        opcheck(OPS.scale_.default, (torch.randn(5, 19), torch.tensor(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns", "dtype"),
+    [
+        ((5, 19), True, torch.float32),
+        ((5, 19), False, torch.float16),
+        ((2, 19, 3), False, torch.bfloat16),
+        ((2, 19, 3), True, torch.float64),
+        ((0, 19), False, torch.float32),
+    ],
+)
+def test_fakes_of_each_layout(shape: tuple[int, ...], columns: bool, dtype: torch.dtype) -> None:
+    """Shapes, strides and dtypes are those of the real outputs."""
+    logits, target = problem(shape, dtype)
+    if columns:
+        logits = logits.transpose(0, 1).contiguous().transpose(0, 1)
+    with simulated_triton(90, counts=False):
+        for reduction in (NONE, MEAN):
+            arguments = (logits, target, *options(reduction), True, True)
+            opcheck(OPS.forward.default, arguments, test_utils="test_faketensor")
+        loss, row_stats, _, _ = OPS.forward(logits, target, *options(NONE), False, False)
+        arguments = (loss, logits, target, row_stats, *options(NONE))
+        opcheck(OPS.backward.default, arguments, test_utils="test_faketensor")
+
+
+def test_fake_cuda_tensors() -> None:
+    with FakeTensorMode():
+        logits, target = torch.empty(4, 7, device="cuda"), torch.zeros(4, device="cuda").long()
+        loss = label_smoothing_loss(logits, target, backend="triton", reduction="none")
+    assert (loss.device.type, loss.shape, loss.dtype) == ("cuda", (4,), torch.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,10 +81,11 @@ def test_the_schemas_are_those_of_the_compiled_operators(name: str) -> None:
     assert str(ours).partition("(")[2] == str(theirs._schema).partition("(")[2]
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(f"traced_{name}" for name in NAMES)])
+@pytest.mark.parametrize("name", [*NAMES, *(f"traced_{name}" for name in TRACED)])
 def test_torch_knows_the_kernel_of_each_operator(name: str) -> None:
     """Or its caches would take an old kernel for a new one."""
-    assert get_triton_kernels_for_op(f"labelsmooth_triton::{name}") == [loss_kernel]
+    kernel = scale_kernel if name == "scale_" else loss_kernel
+    assert get_triton_kernels_for_op(f"labelsmooth_triton::{name}") == [kernel]
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -82,7 +117,9 @@ def test_the_public_call_and_its_gradient() -> None:
             logits, target, label_smoothing=0.1, backend="triton", return_stats=True
         )
         (grad,) = torch.autograd.grad(loss, logits)
-        assert len(gpu.reports) == 1
+    loss_report, scale_report = gpu.reports
+    assert (loss_report.kernel, scale_report.kernel) == ("loss_kernel", "scale_kernel")
+    assert scale_report.written_bytes == 0  # the incoming gradient is 1
     truth = reference(logits, target, label_smoothing=0.1)
     assert_equals_reference(Outcome(loss.detach(), grad), truth, logits)
     torch.testing.assert_close(stats.nll.double(), truth.nll, rtol=1e-6, atol=1e-6)
