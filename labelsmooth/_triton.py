@@ -266,7 +266,9 @@ def _scale_(grad_logits, grad_loss):  # type: ignore[no-untyped-def]
     if blocks == 0:
         return
     grid = (min(blocks, 16 * gpu_of(grad_logits.device).processors),)
-    wrap_triton(scale_kernel)[grid](grad_logits, grad_logits.numel(), grad_loss, BLOCK=block)
+    wrap_triton(scale_kernel)[grid](
+        grad_logits, grad_logits.numel(), grad_loss, BLOCK=block, num_warps=4
+    )
 
 
 def _define(function: Callable[..., Any], fake: Callable[..., Any]) -> None:
