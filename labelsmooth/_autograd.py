@@ -151,7 +151,7 @@ def _gradient(
         again = _is_needed_again(grad_loss)
         if ctx.one_step:
             made = inputs.logits if overwritten else stored
-            return made * grad_loss if again else _ops.scaled_(made, grad_loss)
+            return made * grad_loss if again else ctx.backend.scaled_(made, grad_loss)
         inplace = options.inplace and not again
     result = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
     if inplace:

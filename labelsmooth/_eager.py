@@ -246,3 +246,11 @@ def backward(
     """The gradient of the logits; the statistics are taken anew."""
     grad_logits = gradient(grad_loss, inputs, options)
     return inputs.logits.copy_(grad_logits) if inplace else grad_logits
+
+
+def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
+    """The gradient that forward made times the incoming one, in place; where that is 1, as nearly
+    always, the CPU reads and writes nothing."""
+    if grad_logits.is_cpu and grad_loss.item() == 1.0:
+        return grad_logits
+    return grad_logits.mul_(grad_loss)

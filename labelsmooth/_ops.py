@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C  # registers torch.ops.labelsmooth
+from . import (
+    _C,  # noqa: F401, registers torch.ops.labelsmooth
+    _eager,
+)
 from ._problem import Inputs, Options, Outputs
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -97,14 +100,11 @@ def _is_traced(logits: Tensor, options: Options) -> bool:
 
 
 def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
-    """The gradient times the incoming one, in place; where that is 1, as nearly always, nothing is
-    read or written, which a GPU decides by itself."""
-    if grad_logits.is_cpu:
-        return grad_logits if grad_loss.item() == 1.0 else grad_logits.mul_(grad_loss)
-    if grad_logits.is_cuda and _C.cuda_architectures and grad_logits.is_contiguous():
-        torch.ops.labelsmooth.scale_.default(grad_logits, grad_loss)
-        return grad_logits
-    return grad_logits.mul_(grad_loss)
+    """As _eager.scaled_; a GPU decides by itself whether to."""
+    if not grad_logits.is_cuda or not grad_logits.is_contiguous():
+        return _eager.scaled_(grad_logits, grad_loss)
+    torch.ops.labelsmooth.scale_.default(grad_logits, grad_loss)
+    return grad_logits
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------

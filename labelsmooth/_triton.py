@@ -13,7 +13,7 @@ from torch.library import triton_op, wrap_triton
 
 from . import _eager, _ops
 from ._problem import Inputs, Options, Outputs
-from ._triton_kernels import loss_kernel
+from ._triton_kernels import loss_kernel, scale_kernel
 from ._triton_plan import Tile, gpu_of, plan_of, tile_of
 
 
@@ -33,6 +33,14 @@ def backward(
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
     return _ops.backward(grad_loss, row_stats, inputs, options, inplace=inplace, call=_call)
+
+
+def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
+    """As _eager.scaled_; the GPU decides by itself whether to."""
+    if not grad_logits.is_contiguous():
+        return grad_logits.mul_(grad_loss)
+    torch.ops.labelsmooth_triton.scale_.default(grad_logits, grad_loss)
+    return grad_logits
 
 
 # ---- a call --------------------------------------------------------------------------------------
@@ -252,19 +260,33 @@ def _backward_(grad_loss, logits, target, row_stats, *options):  # type: ignore[
     _run_backward(Call(logits, target, *options), grad_loss, row_stats, logits)
 
 
-def _define(function: Callable[..., Any]) -> None:
-    """The operator, and the one that torch.compile takes."""
+def _scale_(grad_logits, grad_loss):  # type: ignore[no-untyped-def]
+    block = 2048
+    blocks = triton.cdiv(grad_logits.numel(), block)
+    if blocks == 0:
+        return
+    grid = (min(blocks, 16 * gpu_of(grad_logits.device).processors),)
+    wrap_triton(scale_kernel)[grid](
+        grad_logits, grad_logits.numel(), grad_loss, BLOCK=block, num_warps=4
+    )
+
+
+def _define(function: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """The operator; and the one that torch.compile takes, where it differs."""
     name = function.__name__.removeprefix("_")
     schema = getattr(torch.ops.labelsmooth, name).default._schema
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
     signature = "(" + str(schema).partition("(")[2]
     traced = signature.replace("float label_smoothing", "Tensor label_smoothing")
-    for defined, of in ((name, signature), (f"traced_{name}", traced)):
+    for of, defined in {traced: f"traced_{name}", signature: name}.items():
         operator: Any = triton_op(
             f"labelsmooth_triton::{defined}", function, mutates_args=written, schema=of
         )
-        operator.register_fake(_ops.FAKES[name])
+        operator.register_fake(fake)
 
 
-for _function in (_forward, _forward_, _backward, _backward_):
-    _define(_function)
+_define(_forward, _ops.FAKES["forward"])
+_define(_forward_, _ops.FAKES["forward_"])
+_define(_backward, _ops.FAKES["backward"])
+_define(_backward_, _ops.FAKES["backward_"])
+_define(_scale_, lambda grad_logits, grad_loss: None)

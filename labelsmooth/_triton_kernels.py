@@ -26,6 +26,7 @@ from ._triton_math import (
     weighted,
 )
 from ._triton_rows import (
+    accumulated,
     class_coef_at,
     logits_at,
     options_of,
@@ -267,3 +268,18 @@ def loss_kernel(
                 c = start + tl.arange(0, BLOCK)[None, :]
                 x = logits_at(rows, c, options)
                 write_gradient(pointers, grad_stride, rows, x, c, grad, options)
+
+
+# ---- a gradient made in forward ------------------------------------------------------------------
+
+
+@triton.jit
+def scale_kernel(values, count, factor, BLOCK: tl.constexpr):
+    """Leaves at once if there is nothing to scale."""
+    scale = tl.load(factor)
+    if scale != 1:
+        first = tl.program_id(0).to(tl.int64) * BLOCK
+        for start in range(first, count, tl.num_programs(0) * BLOCK):
+            k = start + tl.arange(0, BLOCK)
+            value = accumulated(tl.load(values + k, mask=k < count)) * scale
+            tl.store(values + k, value.to(values.dtype.element_ty), mask=k < count)

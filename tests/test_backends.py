@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from labelsmooth import _C
-from labelsmooth._backends import covers
+from labelsmooth import _C, _backends, _eager, _ops, _triton
+from labelsmooth._backends import choose_backend, covers
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,38 @@ from labelsmooth._backends import covers
 )
 def test_built_for(architectures: str, capability: tuple[int, int], expected: bool) -> None:
     assert covers(architectures, capability) is expected
+
+
+@pytest.mark.parametrize(
+    ("built_for", "hip", "has_triton", "expected"),
+    [
+        ("8.0+PTX", None, True, _ops),
+        ("8.0+PTX", None, False, _ops),
+        ("8.0", None, True, _triton),  # not for this GPU
+        ("", None, True, _triton),  # installed where there was no nvcc
+        ("", None, False, _eager),
+        ("8.0+PTX", "7.0", True, _triton),  # AMD
+        ("8.0+PTX", "7.0", False, _eager),
+    ],
+)
+def test_auto_on_a_gpu(
+    built_for: str,
+    hip: str | None,
+    has_triton: bool,
+    expected: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_backends, "CUDA_ARCHITECTURES", built_for)
+    monkeypatch.setattr(_backends, "HAS_TRITON", has_triton)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert choose_backend("auto", torch.device("cuda")) is expected
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", _ops), ("meta", _ops), ("xpu", _eager)])
+def test_auto_elsewhere(device: str, expected: object) -> None:
+    assert choose_backend("auto", torch.device(device)) is expected
 
 
 def test_torch_is_asked_for_its_stream() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import triton
-from checks import Outcome, assert_equals_reference
+from checks import DTYPES, ROUNDING, Outcome, assert_equals_reference
 from gpu_cases import CASES, Case, check_case
 from ptxsim.triton_driver import simulated_triton
 from reference import reference
@@ -161,6 +161,47 @@ def test_the_same_bits_whatever_the_schedule() -> None:
     for seed in range(2):
         with simulated_triton(90, sched="random", seed=seed, counts=False):
             assert torch.equal(one_step(logits), expected)
+
+
+# ---- the scaling of a gradient that was made in forward ------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale(dtype: torch.dtype, offset: int) -> None:
+    """Of so much that each program goes round its loop."""
+    buffer = torch.randn(40011).to(dtype)
+    before, values = buffer.clone(), buffer[offset : offset + 40003]
+    factor = torch.tensor(0.3, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    with simulated_triton(90) as gpu:
+        _triton.scaled_(values, factor)
+    expected = before[offset : offset + 40003].double() * factor.double()
+    error = (values.double() - expected).abs()
+    assert (error <= 2 * ROUNDING[dtype] * expected.abs() + torch.finfo(dtype).tiny).all()
+    assert torch.equal(buffer[:offset], before[:offset])
+    assert torch.equal(buffer[offset + 40003 :], before[offset + 40003 :])
+    (report,) = gpu.reports
+    assert report.grid[0] * 2048 < len(values)
+    traffic, size = report.tensor(values), values.numel() * values.element_size()
+    assert (traffic.read_bytes, traffic.written_bytes) == (size, size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale_by_one_touches_nothing(dtype: torch.dtype) -> None:
+    values = torch.randn(40003).to(dtype)
+    factor = torch.ones((), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    with simulated_triton(90) as gpu:
+        _triton.scaled_(values, factor)
+    traffic = gpu.reports[0].tensor(values)
+    assert (traffic.read_bytes, traffic.written_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("values", [torch.empty(0), torch.ones(3, 8)[:, :5]], ids=["none", "view"])
+def test_scale_without_the_kernel(values: torch.Tensor) -> None:
+    with simulated_triton(90) as gpu:
+        _triton.scaled_(values, torch.tensor(0.5))
+    assert not gpu.reports
+    assert (values == 0.5).all()
 
 
 # ---- compilation ---------------------------------------------------------------------------------
