@@ -29,7 +29,9 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
     """Whether forward makes the gradient too, in the same pass.
 
     Not in float16, whose gradients would underflow before the loss scaler's factor is known; not
-    where backward needs the logits for other gradients too.
+    where backward needs the logits for other gradients too. A compiled graph cannot ask whether the
+    incoming gradient is 1, and the product would be one pass more than two steps take: there only
+    in place, where two steps would need memory.
     """
     logits, *others = inputs
     return (
@@ -37,6 +39,7 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
         and options.reduction != "none"
         and logits.dtype != torch.float16
         and torch.is_grad_enabled()
+        and (options.inplace or not torch.compiler.is_compiling())
         and not any(tensor is not None and tensor.requires_grad for tensor in others)
     )
 
@@ -138,8 +141,8 @@ def _gradient(
     overwritten = ctx.one_step and options.inplace
     inplace = False
     if torch.compiler.is_compiling():
-        if ctx.one_step:
-            return (inputs.logits if overwritten else stored) * grad_loss
+        if overwritten:
+            return inputs.logits * grad_loss
     elif torch.is_grad_enabled() or _in_transform():
         if overwritten:
             raise RuntimeError(
