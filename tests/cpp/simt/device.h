@@ -17,6 +17,7 @@
 #undef __shared__
 #define __shared__ thread_local
 #define __launch_bounds__(...)
+#define __CUDA_ARCH_LIST__ 800
 
 #define cudaLaunchKernelEx simt::launch
 #define __syncthreads() (simt::Block::current().sync())
