@@ -71,7 +71,10 @@ struct TargetWeights {
     if (y == ignore_index || y < 0 || y >= classes) return {0, 0};
     return {weight ? double(weight[y]) : 1.0, 0};
   }
-  __device__ void finish(const Pair& sum) const { *denominator = T(sum.first); }
+  // A mean over no weight at all is 0/0, in the gradient too.
+  __device__ void finish(const Pair& sum) const {
+    *denominator = sum.first == 0 ? infinity<T>() - infinity<T>() : T(sum.first);
+  }
 };
 
 template <class T>
