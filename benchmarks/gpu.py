@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks import report
-from benchmarks.accuracy import largest_errors
+from benchmarks.accuracy import Outcome, largest_errors
 from benchmarks.contestants import (
     SMOOTHING,
     TORCH,
@@ -154,9 +154,8 @@ def inspect(contestant: Contestant, problem: Problem) -> dict[str, Any]:
     if contestant.convention is None:
         return {"extra_bytes": extra}
     assert problem.grad is not None
-    loss_error, grad_error = largest_errors(
-        problem.pristine, problem.target, result.item(), problem.grad, contestant.convention
-    )
+    outcome = Outcome(result.item(), problem.grad, contestant.convention)
+    [(loss_error, grad_error)] = largest_errors(problem.pristine, problem.target, [outcome])
     return {"extra_bytes": extra, "loss_error": loss_error, "grad_error": grad_error}
 
 

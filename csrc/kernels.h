@@ -63,7 +63,8 @@ namespace cpu {
 // Rows [begin, end) of a problem, serially, by the best instruction set that this machine has.
 void process_rows(const LossProblem& problem, int64_t begin, int64_t end);
 
-// The instruction set in use: "avx512", "avx2" or "baseline"; LABELSMOOTH_CPU forces one.
+// The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline"; LABELSMOOTH_CPU forces
+// one.
 // Throws std::runtime_error where that names none that this machine has.
 const char* instruction_set();
 

@@ -1,7 +1,7 @@
 // Tensors as a LossProblem: checked, converted, and the outputs allocated.
 //
 // Built against LibTorch's stable ABI. What a user may get wrong is checked in Python, with better
-// words (functional.py).
+// words (_checks.py).
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

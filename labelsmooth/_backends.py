@@ -77,10 +77,14 @@ def _cuda_is_built_for(device: torch.device) -> bool:
 
 
 def covers(architectures: str, capability: tuple[int, int]) -> bool:
-    """Whether code for "8.0 9.0+PTX" runs on a GPU: machine code on those of its major version that
-    are no older, PTX on all that are no older."""
-    for major, minor, ptx in re.findall(r"(\d+)\.(\d+)[a-z]?(\+PTX)?", architectures):
-        if (int(major), int(minor)) <= capability and (ptx or int(major) == capability[0]):
+    """Whether code for "8.0 9.0a 10.0+PTX" runs on a GPU: machine code on those of its major
+    version that are no older, PTX on all that are no older, either with a letter on that GPU
+    alone."""
+    for major, minor, letter, ptx in re.findall(r"(\d+)\.(\d+)([a-z]?)(\+PTX)?", architectures):
+        built = (int(major), int(minor))
+        if built == capability or (
+            not letter and built < capability and (ptx or built[0] == capability[0])
+        ):
             return True
     return False
 

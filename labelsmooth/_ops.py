@@ -10,7 +10,7 @@ from . import (
     _C,  # noqa: F401, registers torch.ops.labelsmooth
     _eager,
 )
-from ._problem import Inputs, Options, Outputs
+from ._problem import Inputs, Options, Outputs, accumulate_dtype
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -110,15 +110,11 @@ def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
 
 
-def _accumulate_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
 def _fake_outputs(
     logits: Tensor, reduction: int, with_stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = (logits.shape[0], *logits.shape[2:])
-    dtype = _accumulate_dtype(logits)
+    dtype = accumulate_dtype(logits)
     loss = logits.new_empty(rows if reduction == REDUCTIONS["none"] else (), dtype=dtype)
     count = logits.shape[0] * (logits.shape[2] if logits.dim() == 3 else 1)
     row_stats = logits.new_empty((4 if with_stats else 2, count), dtype=dtype)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 Reduction = Literal["none", "mean", "sum"]
@@ -30,6 +31,8 @@ class Options:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ignore_index, int | torch.SymInt):
+            raise TypeError(f"ignore_index: expected an integer, got {self.ignore_index!r}")
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(
                 f"label_smoothing: expected a number in [0, 1], got {self.label_smoothing}"
@@ -63,6 +66,11 @@ class Inputs(NamedTuple):
     weight: Tensor | None
     prior: Tensor | None
     normalizer: Tensor | None
+
+
+def accumulate_dtype(logits: Tensor) -> torch.dtype:
+    """The dtype of the loss and of all sums."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 class Outputs(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from . import _eager, _ops
-from ._problem import Inputs, Options, Outputs
+from ._problem import Inputs, Options, Outputs, accumulate_dtype
 from ._triton_kernels import loss_kernel, scale_kernel
 from ._triton_plan import Tile, gpu_of, plan_of, tile_of
 
@@ -46,10 +46,6 @@ def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
 # ---- a call --------------------------------------------------------------------------------------
 
 
-def _accumulate_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
 def _strides(tensor: Tensor) -> tuple[int, int, int]:
     """(outer, classes, inner) of (N, C) or (N, C, S), an (N, C) being one of many positions."""
     if tensor.dim() == 2:
@@ -70,7 +66,7 @@ def _classes(logits: Tensor, weight: Tensor | None, prior: Tensor | None) -> Cla
     if weight is None and prior is None:
         return Classes(None, None, None, None)
     count = logits.shape[1]
-    ones = logits.new_ones(count, dtype=_accumulate_dtype(logits))
+    ones = logits.new_ones(count, dtype=accumulate_dtype(logits))
     weight = ones if weight is None else weight.to(ones).contiguous()
     prior = ones / count if prior is None else prior.to(ones).contiguous()
     coef = weight * prior
@@ -100,7 +96,7 @@ class Call:
         with_stats: bool = False,
     ) -> None:
         self.logits, self.reduction = logits, reduction
-        self.dtype = _accumulate_dtype(logits)
+        self.dtype = accumulate_dtype(logits)
         self.classes = logits.shape[1]
         self.outer, self.inner = (
             (1, logits.shape[0]) if logits.dim() == 2 else (logits.shape[0], logits.shape[2])

@@ -8,7 +8,15 @@ from torch import Tensor
 from ._autograd import apply
 from ._backends import choose_backend
 from ._checks import can_be_read, check_call, check_prior
-from ._problem import Backend, Inputs, Objective, Options, Reduction, SmoothOver
+from ._problem import (
+    Backend,
+    Inputs,
+    Objective,
+    Options,
+    Reduction,
+    SmoothOver,
+    accumulate_dtype,
+)
 
 
 class LossStats(NamedTuple):
@@ -122,9 +130,14 @@ def loss(
     options: Options,
 ) -> Tensor | tuple[Tensor, LossStats]:
     """`label_smoothing_loss`, its options made."""
+    for name, tensor in (("logits", logits), ("target", target)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if target.dtype != logits.dtype and target.is_floating_point() and _in_autocast(logits):
         target = target.to(logits.dtype)
     check_call(logits, target, weight, prior, normalizer, options)
+    if target.dtype != logits.dtype:
+        target = target.long()  # narrower ones hold neither every class nor every ignore_index
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
     inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
     outputs = apply(inputs, options, choose_backend(options.backend, logits.device))
@@ -159,5 +172,4 @@ def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | No
         isinstance(normalizer, Tensor) and normalizer.device == logits.device
     ):
         return normalizer
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return torch.ones((), dtype=dtype, device=logits.device) * normalizer
+    return torch.ones((), dtype=accumulate_dtype(logits), device=logits.device) * normalizer

@@ -14,7 +14,10 @@ def _option(name: str) -> Any:
     """One of the options as an attribute of the module."""
 
     def set_option(module: "FusedLabelSmoothingLoss", value: object) -> None:
-        module.options = replace(module.options, **{name: value})  # type: ignore[arg-type]
+        options = replace(module.options, **{name: value})  # type: ignore[arg-type]
+        if module.prior is not None:
+            check_prior(module.prior, options)
+        module.options = options
 
     return property(lambda module: getattr(module.options, name), set_option)
 
@@ -128,10 +131,19 @@ class FusedLabelSmoothingLoss(nn.Module):
         """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
         return loss(logits, target, self.weight, self.prior, normalizer, self.options)
 
-    # As torch.nn.CrossEntropyLoss has them: read, and set between calls.
+    # Read, and set between calls.
     ignore_index = _option("ignore_index")
     reduction = _option("reduction")
     label_smoothing = _option("label_smoothing")
+    smooth_over = _option("smooth_over")
+    objective = _option("objective")
+    from_log_probs = _option("from_log_probs")
+    lse_square_scale = _option("lse_square_scale")
+    logit_scale = _option("logit_scale")
+    softcap = _option("softcap")
+    inplace = _option("inplace")
+    return_stats = _option("return_stats")
+    backend = _option("backend")
 
     def extra_repr(self) -> str:
         """The options that are not at their defaults."""

@@ -18,6 +18,8 @@ from labelsmooth._backends import choose_backend, covers
         ("8.0 9.0", (10, 0), False),
         ("8.0 9.0+PTX", (10, 0), True),  # PTX on all later ones
         ("8.6", (8, 0), False),
+        ("9.0a+PTX", (9, 0), True),
+        ("9.0a+PTX", (10, 0), False),  # neither, where a letter ties it to one GPU
         ("", (9, 0), False),
     ],
 )

@@ -88,7 +88,7 @@ def cluster_sizes(arch: int) -> tuple[int, ...]:
     return {80: (1,), 90: (1, 2, 4, 8, 16), 100: (1, 2, 4, 8, 16), 120: (1, 2, 4, 8)}[arch]
 
 
-# The longest rows that are read once, as the README has it.
+# The longest rows of CLASSES that are read once.
 ONCE = [
     (80, torch.bfloat16, 81000),
     (80, torch.float32, 40000),

@@ -38,6 +38,23 @@ def test_dtypes(
         label_smoothing_loss(logits, target, backend=backend)
 
 
+@pytest.mark.parametrize("wrong", [None, [1.0], 1.0])
+def test_no_tensor(wrong: object) -> None:
+    logits, target = problem()
+    kind = type(wrong).__name__
+    with pytest.raises(TypeError, match=f"logits: expected a tensor, got {kind}"):
+        label_smoothing_loss(wrong, target)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=f"target: expected a tensor, got {kind}"):
+        label_smoothing_loss(logits, wrong)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("wrong", [None, 1.5, "mean"])
+def test_ignore_index_that_is_no_integer(wrong: object) -> None:
+    """None: the third argument of torch.nn.CrossEntropyLoss is another one."""
+    with pytest.raises(TypeError, match=f"ignore_index: expected an integer, got {wrong!r}"):
+        FusedLabelSmoothingLoss(None, wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(N, C), (N,)])
 def test_class_probabilities_of_another_dtype(shape: tuple[int, ...], backend: str) -> None:
     with pytest.raises(TypeError, match="float64"):

@@ -25,6 +25,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def unchecked(device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets are not looked at, which waits for the GPU."""
+    monkeypatch.delenv("LABELSMOOTH_CHECK", raising=False)
+
+
 def problem(rows: int, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     logits = torch.randn(rows, classes, device="cuda").to(dtype).requires_grad_()
     return logits, torch.randint(classes, (rows,), device="cuda")
@@ -42,7 +48,11 @@ def step(logits: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor
 def test_every_kernel(classes: int, dtype: torch.dtype, backend: str) -> None:
     logits, target = problem(5, classes, dtype)
     target[1] = -100
-    check(logits, target, label_smoothing=SMOOTHING, backend=backend)
+    options = {"label_smoothing": SMOOTHING, "backend": backend}
+    check(logits, target, **options, grad_loss=torch.tensor(3.0, device="cuda"), roundings=2)
+    check(logits, logits.detach().softmax(1), **options)
+    columns = logits.detach().t().contiguous().t()
+    check(columns, target, **options)
 
 
 def test_more_rows_than_the_gpu_holds(backend: str) -> None:
@@ -158,7 +168,6 @@ def test_the_gradient_is_the_only_large_tensor(backend: str) -> None:
 
 
 def test_a_target_that_is_no_class(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LABELSMOOTH_CHECK")
     logits, target = problem(4, 1000)
     good = step(logits, target, reduction="none", backend=backend)
     target[2] = 1000

@@ -42,6 +42,22 @@ def test_holds_the_options_of_the_function() -> None:
     assert torch.equal(module(logits, target), label_smoothing_loss(logits, target, **OPTIONS))
 
 
+def test_options_may_be_set_between_calls() -> None:
+    logits, target = problem()
+    module = FusedLabelSmoothingLoss(WEIGHT, prior=PRIOR)
+    for name, value in OPTIONS.items():
+        setattr(module, name, value)
+        assert getattr(module, name) is value
+    assert torch.equal(module(logits, target), label_smoothing_loss(logits, target, **OPTIONS))
+
+
+def test_an_option_that_does_not_fit_the_prior() -> None:
+    module = FusedLabelSmoothingLoss(prior=torch.eye(C)[0], smooth_over="others")
+    with pytest.raises(ValueError, match="leaves something"):
+        module.label_smoothing = 0.1
+    assert module.label_smoothing == 0
+
+
 def test_every_option_has_its_keyword_in_both() -> None:
     """All arguments of the function but the call's own: logits, target and normalizer."""
     function = inspect.signature(label_smoothing_loss).parameters

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import REDUCTIONS
+from checks import REDUCTIONS, run
 from torch import Tensor, nn
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
@@ -122,6 +122,29 @@ def test_narrow_integer_targets(dtype: torch.dtype, backend: str) -> None:
         expected = F.cross_entropy(logits, target, **options)
         loss = label_smoothing_loss(logits, target.to(dtype), **options, backend=backend)
         torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "classes", "ignore_index"),
+    [
+        (torch.uint8, 256, -100),
+        (torch.uint8, 300, -100),
+        (torch.int8, 1000, 3),
+        (torch.int16, 40_000, -100),
+        (torch.int32, C, 2**32),
+    ],
+)
+def test_more_classes_than_the_integer_type_counts(
+    dtype: torch.dtype, classes: int, ignore_index: int, backend: str
+) -> None:
+    """156 of 8 bits is -100, and 2^32 of 32 bits 0, where numbers wrap around."""
+    logits = torch.randn(4, classes)
+    largest = min(torch.iinfo(dtype).max, classes - 1)
+    target = torch.tensor([0, 3, min(156, largest), largest])
+    options = {"ignore_index": ignore_index, "label_smoothing": 0.1, "backend": backend}
+    expected = run(logits, target, **options)
+    for one, other in zip(run(logits, target.to(dtype), **options), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_targets_may_lie_anyhow(backend: str) -> None:

@@ -19,7 +19,13 @@ constexpr int64_t warp_chunks = 8 * 32;  // 4 KB: 1024 classes in float32
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t element_bytes(DType dtype) {
-  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+  switch (dtype) {
+    case DType::float64: return 8;
+    case DType::float32: return 4;
+    case DType::bfloat16:
+    case DType::float16: return 2;
+  }
+  return 0;
 }
 
 // The most that any row spans: a row that begins inside a chunk may span one more.
