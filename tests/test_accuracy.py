@@ -88,11 +88,19 @@ def test_within_torchs_own_error_weighted(dtype: torch.dtype, backend: str) -> N
     assert_within_budget(logits, target, backend, weight=weight, label_smoothing=0.1)
 
 
+# Sums of equal terms: added up one by one, each would round to the same side
+@pytest.mark.parametrize("vectors", [False, True])
 @pytest.mark.parametrize(("rows", "classes"), SIZES)
-def test_float64_is_float64_throughout(rows: int, classes: int, backend: str) -> None:
+def test_float64_is_float64_throughout(
+    rows: int, classes: int, vectors: bool, backend: str
+) -> None:
     logits, target = problem(rows, classes, torch.float64)
-    truth = reference(logits, target, label_smoothing=0.1)
-    ours = run(logits, target, label_smoothing=0.1, backend=backend)
+    options: dict[str, Any] = {"label_smoothing": 0.1}
+    if vectors:
+        options["weight"] = torch.full((classes,), 0.3, dtype=torch.float64)
+        options["prior"] = torch.full((classes,), 1 / classes, dtype=torch.float64)
+    truth = reference(logits, target, **options)
+    ours = run(logits, target, **options, backend=backend)
     torch.testing.assert_close(ours.loss, truth.loss, rtol=1e-14, atol=0)
     torch.testing.assert_close(ours.grad_logits, truth.grad_logits, rtol=0, atol=1e-15)
 

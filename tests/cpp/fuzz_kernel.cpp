@@ -210,13 +210,14 @@ class Call {
       sum += static_cast<double>(prior_.back());
     }
     for (T& u : prior_) u = static_cast<T>(static_cast<double>(u) / sum);
-    sums_ = {0, 0};
+    long double coef = 0, coef_log = 0;
     for (size_t c = 0; c < prior_.size(); ++c) {
       coef_.push_back(weight_[c] * prior_[c]);
       const auto v = static_cast<double>(coef_[c]);
-      sums_.coef += v;
-      sums_.coef_log += v * std::log(static_cast<double>(prior_[c]));
+      coef += v;
+      coef_log += v * std::log(static_cast<double>(prior_[c]));
     }
+    sums_ = {static_cast<double>(coef), static_cast<double>(coef_log)};
   }
 
   void draw_rows(Bytes& bytes) {
