@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -49,8 +50,10 @@ class CpuCall : public Call {
     const double target_weight =
         problem_.target ? sum_target_weights() : static_cast<double>(problem_.rows);
     if (reduction_ == Reduction::mean) {
-      denominator_ = normalizer_ ? *static_cast<const T*>(normalizer_->data_ptr())
-                                 : static_cast<T>(target_weight);
+      // A mean over no weight at all is 0/0, as torch has it, in the gradient too.
+      denominator_ = normalizer_          ? *static_cast<const T*>(normalizer_->data_ptr())
+                     : target_weight == 0 ? std::numeric_limits<T>::quiet_NaN()
+                                          : static_cast<T>(target_weight);
       problem_.denominator = &denominator_;
     }
   }

@@ -8,6 +8,7 @@ largest element.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -103,6 +104,32 @@ def test_float64_is_float64_throughout(
     ours = run(logits, target, **options, backend=backend)
     torch.testing.assert_close(ours.loss, truth.loss, rtol=1e-14, atol=0)
     torch.testing.assert_close(ours.grad_logits, truth.grad_logits, rtol=0, atol=1e-15)
+
+
+# Classes adjacent or apart in memory, up to where no buffer holds a row; one logit stands out
+@pytest.mark.parametrize(
+    ("classes", "across", "first"),
+    [(1000, True, 5.3), (30_000, False, 5.3), (30_000, True, 5.3), (1_000_003, False, -3.0)],
+)
+def test_sums_of_equal_terms(classes: int, across: bool, first: float, backend: str) -> None:
+    """Added up one by one, they would all round to the same side."""
+    logits = torch.full((2, classes), 0.1)
+    logits[:, 0] = first
+    uniform = torch.full((2, classes), 1 / classes)
+    if across:
+        logits, uniform = (x.t().contiguous().t() for x in (logits, uniform))
+    options = {"reduction": "none", "backend": backend}
+    for target in (torch.tensor([0, classes - 1]), uniform):
+        check(logits, target, label_smoothing=0.1, **options)
+    terms = 1 + 2 * math.log(classes)
+    check(logits, uniform, label_smoothing=0.1, objective="kl_div", terms=terms, **options)
+
+    truth = reference(logits, uniform, reduction="none", label_smoothing=1.0)
+    loss, stats = label_smoothing_loss(
+        logits, uniform, label_smoothing=1.0, return_stats=True, **options
+    )
+    for ours, theirs in ((loss, truth.loss), (stats.nll, truth.nll), (stats.lse, truth.lse)):
+        torch.testing.assert_close(ours.double(), theirs, rtol=2 * HAIR, atol=0)
 
 
 @pytest.mark.parametrize("offset", [1e4, -1e4])
