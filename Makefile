@@ -62,7 +62,8 @@ fuzz: ctest  ## many more property tests; the kernels' fuzz target, by libFuzzer
 	if command -v $(CLANG); then \
 	  cmake --preset fuzz -DCMAKE_CXX_COMPILER=$(CLANG) && cmake --build --preset fuzz && \
 	  mkdir -p build/corpus && \
-	  build/cmake/fuzz/fuzz_kernel -max_total_time=600 -max_len=4096 -print_final_stats=1 build/corpus; \
+	  build/cmake/fuzz/fuzz_kernel -max_total_time=600 -max_len=4096 -len_control=0 -print_final_stats=1 \
+	    -artifact_prefix=build/ build/corpus; \
 	else build/cmake/default/fuzz_kernel 200000; fi
 
 lint: build  ## check style and types

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -49,8 +50,10 @@ class CpuCall : public Call {
     const double target_weight =
         problem_.target ? sum_target_weights() : static_cast<double>(problem_.rows);
     if (reduction_ == Reduction::mean) {
-      denominator_ = normalizer_ ? *static_cast<const T*>(normalizer_->data_ptr())
-                                 : static_cast<T>(target_weight);
+      // A mean over no weight at all is 0/0, as torch has it, in the gradient too.
+      denominator_ = normalizer_          ? *static_cast<const T*>(normalizer_->data_ptr())
+                     : target_weight == 0 ? std::numeric_limits<T>::quiet_NaN()
+                                          : static_cast<T>(target_weight);
       problem_.denominator = &denominator_;
     }
   }
@@ -67,13 +70,14 @@ class CpuCall : public Call {
   }
 
  private:
-  // v_c = w_c u_c and its sums, in the order of the classes whatever the number of threads.
+  // v_c = w_c u_c and its sums, in the order of the classes whatever the number of threads. In
+  // double the many equal terms of a uniform prior would all round to the same side.
   void make_class_coef() {
     const int64_t classes = problem_.classes;
     const T* weight = static_cast<const T*>(problem_.weight);
     const T* prior = static_cast<const T*>(problem_.prior);
     class_coef_.resize(static_cast<size_t>(classes));
-    double sum = 0, sum_log = 0;
+    long double sum = 0, sum_log = 0;
     for (int64_t c = 0; c < classes; ++c) {
       const T u = prior ? prior[c] : T(1) / static_cast<T>(classes);
       const T v = weight ? weight[c] * u : u;
@@ -83,13 +87,13 @@ class CpuCall : public Call {
         sum_log += v * std::log(static_cast<double>(u));
     }
     problem_.class_coef = class_coef_.data();
-    problem_.class_sums = {sum, sum_log};
+    problem_.class_sums = {static_cast<double>(sum), static_cast<double>(sum_log)};
   }
 
   // The sum of w_y over the rows that count; throws where a target is no class.
   double sum_target_weights() const {
     const T* weight = static_cast<const T*>(problem_.weight);
-    double sum = 0;
+    long double sum = 0;  // as above
     int64_t count = 0;
     for (int64_t row = 0; row < problem_.rows; ++row) {
       const int64_t y = problem_.target[row];
@@ -100,7 +104,7 @@ class CpuCall : public Call {
       ++count;
       if (weight) sum += weight[y];
     }
-    return weight ? sum : static_cast<double>(count);
+    return weight ? static_cast<double>(sum) : static_cast<double>(count);
   }
 
   void run() const {

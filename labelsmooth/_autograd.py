@@ -264,7 +264,8 @@ class _Samples:
         if self._normalizer is not None:
             normalizer: Tensor = self._normalizer
             return normalizer
-        return self.unfold(_eager.target_weights(self.rows, self._options)).flatten(1).sum(1)
+        weights = self.unfold(_eager.target_weights(self.rows, self._options))
+        return _eager.mean_denominator(weights.flatten(1).sum(1))
 
 
 def _with_batch(tensor: Tensor, dim: int | None, to: int, count: int) -> Tensor:

@@ -166,12 +166,17 @@ def target_weights(inputs: Inputs, options: Options) -> Tensor:
     return weight.to(dtype)[target.long().where(counts, 0)].where(counts, 0.0)
 
 
+def mean_denominator(total_weight: Tensor) -> Tensor:
+    """NaN for 0: a mean over no weight at all is 0/0, as torch has it, in the gradient too."""
+    return total_weight.masked_fill(total_weight == 0, math.nan)
+
+
 def _denominator(inputs: Inputs, options: Options) -> Tensor | float:
     if options.reduction != "mean":
         return 1.0
     if inputs.normalizer is not None:
         return inputs.normalizer.to(_accumulate(inputs.logits[:0]).dtype)
-    return target_weights(inputs, options).sum()
+    return mean_denominator(target_weights(inputs, options).sum())
 
 
 def loss(inputs: Inputs, options: Options) -> Tensor:

@@ -121,7 +121,8 @@ class Call:
             if normalizer is None:
                 options = Options(ignore_index=ignore_index)
                 inputs = Inputs(logits, target, weight, None, None)
-                self.denominator = _eager.target_weights(inputs, options).sum()
+                total = _eager.target_weights(inputs, options).sum()
+                self.denominator = _eager.mean_denominator(total)
             else:
                 self.denominator = normalizer.to(logits.device, self.dtype)
 

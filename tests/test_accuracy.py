@@ -8,6 +8,7 @@ largest element.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -88,13 +89,47 @@ def test_within_torchs_own_error_weighted(dtype: torch.dtype, backend: str) -> N
     assert_within_budget(logits, target, backend, weight=weight, label_smoothing=0.1)
 
 
+# Sums of equal terms: added up one by one, each would round to the same side
+@pytest.mark.parametrize("vectors", [False, True])
 @pytest.mark.parametrize(("rows", "classes"), SIZES)
-def test_float64_is_float64_throughout(rows: int, classes: int, backend: str) -> None:
+def test_float64_is_float64_throughout(
+    rows: int, classes: int, vectors: bool, backend: str
+) -> None:
     logits, target = problem(rows, classes, torch.float64)
-    truth = reference(logits, target, label_smoothing=0.1)
-    ours = run(logits, target, label_smoothing=0.1, backend=backend)
+    options: dict[str, Any] = {"label_smoothing": 0.1}
+    if vectors:
+        options["weight"] = torch.full((classes,), 0.3, dtype=torch.float64)
+        options["prior"] = torch.full((classes,), 1 / classes, dtype=torch.float64)
+    truth = reference(logits, target, **options)
+    ours = run(logits, target, **options, backend=backend)
     torch.testing.assert_close(ours.loss, truth.loss, rtol=1e-14, atol=0)
     torch.testing.assert_close(ours.grad_logits, truth.grad_logits, rtol=0, atol=1e-15)
+
+
+# Classes adjacent or apart in memory, up to where no buffer holds a row; one logit stands out
+@pytest.mark.parametrize(
+    ("classes", "across", "first"),
+    [(1000, True, 5.3), (30_000, False, 5.3), (30_000, True, 5.3), (1_000_003, False, -3.0)],
+)
+def test_sums_of_equal_terms(classes: int, across: bool, first: float, backend: str) -> None:
+    """Added up one by one, they would all round to the same side."""
+    logits = torch.full((2, classes), 0.1)
+    logits[:, 0] = first
+    uniform = torch.full((2, classes), 1 / classes)
+    if across:
+        logits, uniform = (x.t().contiguous().t() for x in (logits, uniform))
+    options = {"reduction": "none", "backend": backend}
+    for target in (torch.tensor([0, classes - 1]), uniform):
+        check(logits, target, label_smoothing=0.1, **options)
+    terms = 1 + 2 * math.log(classes)
+    check(logits, uniform, label_smoothing=0.1, objective="kl_div", terms=terms, **options)
+
+    truth = reference(logits, uniform, reduction="none", label_smoothing=1.0)
+    loss, stats = label_smoothing_loss(
+        logits, uniform, label_smoothing=1.0, return_stats=True, **options
+    )
+    for ours, theirs in ((loss, truth.loss), (stats.nll, truth.nll), (stats.lse, truth.lse)):
+        torch.testing.assert_close(ours.double(), theirs, rtol=2 * HAIR, atol=0)
 
 
 @pytest.mark.parametrize("offset", [1e4, -1e4])

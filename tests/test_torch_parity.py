@@ -102,15 +102,30 @@ def test_no_rows(probabilities: bool, shape: tuple[int, ...], reduction: str, ba
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_targets_whose_weight_is_zero(reduction: str, backend: str) -> None:
-    """The mean is then 0/0."""
+@pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
+def test_targets_whose_weight_is_zero(smoothing: float, reduction: str, backend: str) -> None:
+    """The mean is then 0/0, and its gradient NaN but in the rows that are ignored."""
     weight = torch.tensor([0.0] + [1.0] * (C - 1))
-    options = {"weight": weight, "reduction": reduction}
-    target = torch.zeros(5, dtype=torch.int64)
-    leaf = torch.randn(5, C)
-    expected = F.cross_entropy(leaf, target, **options)
-    loss = label_smoothing_loss(leaf, target, **options, backend=backend)
-    torch.testing.assert_close(loss, expected, equal_nan=True)
+    options = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
+    target = torch.tensor([0, 0, -100, 0, 0])
+    assert_same(torch.randn(5, C), target, backend, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"from_log_probs": True}, {"softcap": 5.0}, {"smooth_over": "others"}], ids=str
+)
+def test_a_mean_over_no_weight(options: dict[str, Any], backend: str) -> None:
+    """NaN also with options that torch does not have."""
+    weight, target = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0, -100, 1])
+    leaf = torch.randn(3, 3, requires_grad=True)
+    loss = label_smoothing_loss(
+        leaf, target, weight, label_smoothing=0.2, backend=backend, **options
+    )
+    loss.backward()
+    assert loss.isnan()
+    kept = target >= 0
+    assert leaf.grad[kept].isnan().all()
+    assert (leaf.grad[~kept] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])

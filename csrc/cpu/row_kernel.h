@@ -20,7 +20,7 @@ constexpr int64_t read_ahead_classes = 65536;
 // Independent accumulators, which hide the latency of an addition.
 constexpr int unroll = 4;
 // Rounding errors must not grow with the classes: so many vectors are added to an accumulator, then
-// the accumulators to those of a block, then the lanes of a block to the row's sum.
+// the accumulators to those of a block, then the lanes of a block to the row's sum, a double.
 constexpr int64_t run = 16;
 constexpr int64_t block_classes = 4096;
 
@@ -92,12 +92,12 @@ class RowKernel {
   // ---- statistics -------------------------------------------------------------------------------
 
   RowStats<T> row_stats_from(T shift, T beta, T kappa) const {
-    RowStats<T> total = {shift, T(0), T(0), T(0)};
+    RowStats<double> total = {0, 0, 0, 0};
     for (int64_t begin = 0; begin < classes_; begin += block_classes) {
       const int64_t end = begin + block_classes < classes_ ? begin + block_classes : classes_;
-      total = add(total, sum_lanes(block_stats_from(shift, begin, end, beta, kappa), shift));
+      total = add(total, sum_lanes(block_stats_from(shift, begin, end, beta, kappa)));
     }
-    return total;
+    return {shift, T(total.sum_exp), T(total.coef_dot), T(total.coef_sum)};
   }
 
   RowStats<V> block_stats_from(T shift, int64_t begin, int64_t end, T beta, T kappa) const {

@@ -202,25 +202,50 @@ class TileKernel {
     return largest;
   }
 
-  // coef_dot takes the whole coefficient of a class, the target's too. Sums of a few hundred
-  // classes are added up, so that rounding errors do not grow with the classes.
+  // Sums over many classes are made of sums of few, which are added up in double, so that rounding
+  // errors do not grow with the classes.
+  static constexpr int64_t few_classes = 32;
+  struct Sums {
+    double lanes[V::size] = {};
+    void add(V part) {
+      for (int64_t i = 0; i < V::size; ++i) lanes[i] += static_cast<double>(part.lanes[i]);
+    }
+    V value() const {
+      V value;
+      for (int64_t i = 0; i < V::size; ++i) value.lanes[i] = static_cast<T>(lanes[i]);
+      return value;
+    }
+  };
+
+  template <class Term>
+  V sum_over_classes(Term term) const {
+    Sums sums;
+    for (int64_t begin = 0; begin < classes_; begin += few_classes) {
+      V part(T(0));
+      for (int64_t c = begin; c < min(begin + few_classes, classes_); ++c) part = part + term(c);
+      sums.add(part);
+    }
+    return sums.value();
+  }
+
+  // coef_dot takes the whole coefficient of a class, the target's too.
   static RowStats<V> column_stats(const Column column, const RowTerms<V> terms, V shift,
                                   bool keep) {
-    constexpr int64_t block = 256;
-    const V zero(T(0));
-    RowStats<V> total = {shift, zero, zero, zero};
-    for (int64_t begin = 0; begin < column.classes; begin += block) {
-      RowStats<V> part = {shift, zero, zero, zero};
-      for (int64_t c = begin; c < min(begin + block, column.classes); ++c) {
+    Sums sum_exp, coef_dot, coef_sum;
+    for (int64_t begin = 0; begin < column.classes; begin += few_classes) {
+      RowStats<V> part = empty_stats<V>();
+      for (int64_t c = begin; c < min(begin + few_classes, column.classes); ++c) {
         const V difference = load(column.x + c * V::size) - shift;
         const V exp_x = exp_summed<Element>(difference);
         if (keep) store(column.x + c * V::size, exp_x);
         const V coef = column.coef_at(c, terms);
         part = add(part, {shift, exp_x, weighted(coef, difference), coef});
       }
-      total = add(total, part);
+      sum_exp.add(part.sum_exp);
+      coef_dot.add(part.coef_dot);
+      if (soft) coef_sum.add(part.coef_sum);
     }
-    return total;
+    return {shift, sum_exp.value(), coef_dot.value(), coef_sum.value()};
   }
 
   void make_gradient(const Column column, const GradTerms<V> terms, bool kept) const {
@@ -252,11 +277,10 @@ class TileKernel {
   }
 
   V negative_entropy_of_probs(const Column& column, const RowTerms<V>& terms) const {
-    V sum(T(0));
-    for (int64_t c = 0; c < classes_; ++c)
-      sum = sum + soft_negative_entropy(V(typed_.weight_of(c)), V(typed_.prior_of(c)),
-                                        load(column.probs + c * V::size), terms.beta, terms.kappa);
-    return sum;
+    return sum_over_classes([&](int64_t c) {
+      return soft_negative_entropy(V(typed_.weight_of(c)), V(typed_.prior_of(c)),
+                                   load(column.probs + c * V::size), terms.beta, terms.kappa);
+    });
   }
 
   // lse, nll, and the first largest logit or the first NaN; the tile still holds the logits.
@@ -270,11 +294,13 @@ class TileKernel {
       const auto index = Index{} + static_cast<Integer>(c);
       first = x == largest ? index : first;
       first_nan = x == x ? first_nan : index;
-      if constexpr (soft)
-        nll = nll + soft_nll(load(column.probs + c * V::size), lse, x - stats.shift);
-      else
-        nll = select(column.target == index, lse - (x - stats.shift), nll);
+      if constexpr (!soft) nll = select(column.target == index, lse - (x - stats.shift), nll);
     }
+    if constexpr (soft)
+      nll = sum_over_classes([&](int64_t c) {
+        return soft_nll(load(column.probs + c * V::size), lse,
+                        load(column.x + c * V::size) - stats.shift);
+      });
     save(problem_.lse, row, count, log_sum_exp(stats, typed_.options));
     save(problem_.nll, row, count, nll);
     for (int64_t i = 0; i < count; ++i)

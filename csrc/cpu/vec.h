@@ -134,8 +134,8 @@ LABELSMOOTH_HD T sum_lanes(Vec<T> x) {
 }
 
 template <class T>
-LABELSMOOTH_HD RowStats<T> sum_lanes(const RowStats<Vec<T>>& stats, T shift) {
-  return {shift, sum_lanes(stats.sum_exp), sum_lanes(stats.coef_dot), sum_lanes(stats.coef_sum)};
+LABELSMOOTH_HD RowStats<double> sum_lanes(const RowStats<Vec<T>>& stats) {
+  return {0, sum_lanes(stats.sum_exp), sum_lanes(stats.coef_dot), sum_lanes(stats.coef_sum)};
 }
 
 template <class T>

@@ -1,5 +1,5 @@
 // The loss of one row and its gradient, term by term from the definition, in double: no online
-// softmax, no shared sums.
+// softmax, no shared sums. Sums are long double: many equal terms round to the same side.
 #pragma once
 
 #include <cmath>
@@ -20,10 +20,11 @@ struct DenseRow {
   }
   double lse() const {
     if (from_log_probs) return 0;
-    double largest = -INFINITY, sum = 0;
+    double largest = -INFINITY;
+    long double sum = 0;
     for (size_t c = 0; c < logits.size(); ++c) largest = std::fmax(largest, x(c));
     for (size_t c = 0; c < logits.size(); ++c) sum += std::exp(x(c) - largest);
-    return largest + std::log(sum);
+    return largest + std::log(static_cast<double>(sum));
   }
   double q(size_t c) const {
     if (!probs.empty()) return (1 - smoothing) * probs[c] + smoothing * prior[c];
@@ -33,20 +34,25 @@ struct DenseRow {
   }
   double loss() const {
     const double l = lse();
-    double sum = lse_square_scale == 0 ? 0 : lse_square_scale * l * l;
+    long double sum = lse_square_scale == 0 ? 0 : lse_square_scale * l * l;
     for (size_t c = 0; c < logits.size(); ++c) {
       const double coef = weight[c] * q(c);
       if (coef != 0) sum += coef * (l - x(c));
       if (kl_div && q(c) > 0) sum += coef * std::log(q(c));
     }
-    return sum;
+    return static_cast<double>(sum);
   }
-  double grad(size_t c) const {
+  std::vector<double> grad() const {
     const double l = lse();
-    double mass = 2 * lse_square_scale * l;
-    for (size_t k = 0; k < logits.size(); ++k) mass += weight[k] * q(k);
-    const double p = from_log_probs ? 0 : std::exp(x(c) - l);
-    const double slope = logit_scale * (softcap > 0 ? 1 - (x(c) / softcap) * (x(c) / softcap) : 1);
-    return (mass * p - weight[c] * q(c)) * slope;
+    long double sum = 2 * lse_square_scale * l;
+    for (size_t c = 0; c < logits.size(); ++c) sum += weight[c] * q(c);
+    const auto mass = static_cast<double>(sum);
+    std::vector<double> grad;
+    for (size_t c = 0; c < logits.size(); ++c) {
+      const double p = from_log_probs ? 0 : std::exp(x(c) - l);
+      const double ratio = softcap > 0 ? x(c) / softcap : 0;
+      grad.push_back((mass * p - weight[c] * q(c)) * logit_scale * (1 - ratio * ratio));
+    }
+    return grad;
   }
 };

@@ -210,13 +210,14 @@ class Call {
       sum += static_cast<double>(prior_.back());
     }
     for (T& u : prior_) u = static_cast<T>(static_cast<double>(u) / sum);
-    sums_ = {0, 0};
+    long double coef = 0, coef_log = 0;
     for (size_t c = 0; c < prior_.size(); ++c) {
       coef_.push_back(weight_[c] * prior_[c]);
       const auto v = static_cast<double>(coef_[c]);
-      sums_.coef += v;
-      sums_.coef_log += v * std::log(static_cast<double>(prior_[c]));
+      coef += v;
+      coef_log += v * std::log(static_cast<double>(prior_[c]));
     }
+    sums_ = {static_cast<double>(coef), static_cast<double>(coef_log)};
   }
 
   void draw_rows(Bytes& bytes) {
@@ -339,24 +340,25 @@ class Call {
       }
     const double arithmetic = 8 * rounding_of(sizeof(T) == 8 ? DType::float64 : DType::float32);
     const double error = arithmetic * magnitude(dense);
-    CHECK(close(loss, expected_loss, error), "row %ld: loss %g, expected %g +- %g", row, loss,
+    CHECK(close(loss, expected_loss, error), "row %ld: loss %.17g, expected %.17g +- %g", row, loss,
           expected_loss, error);
     if (stats_)
-      CHECK(close(static_cast<double>(lse_[r]), dense.lse(), error), "row %ld: lse %g", row,
-            static_cast<double>(lse_[r]));
+      CHECK(close(static_cast<double>(lse_[r]), dense.lse(), error),
+            "row %ld: lse %.17g, expected %.17g", row, static_cast<double>(lse_[r]), dense.lse());
     const double factor =
         (two_phases_ ? static_cast<double>(grad_loss_[r]) : 1) / static_cast<double>(denominator_);
+    const std::vector<double> grads = dense.grad();
     for (int64_t c = 0; c < classes_; ++c) {
-      const double value = grad.get(layout_.at(row, c));
-      const double expected = factor * dense.grad(static_cast<size_t>(c));
-      // 16-bit logits have exponentials that are off by a 32nd of the rounding that follows.
       const auto k = static_cast<size_t>(c);
+      const double value = grad.get(layout_.at(row, c));
+      const double expected = factor * grads[k];
+      // 16-bit logits have exponentials that are off by a 32nd of the rounding that follows.
       const double of_probs =
           std::fabs(expected) + std::fabs(factor) * dense.weight[k] * dense.q(k);
       const double bound = rounding_of(dtype_) * (std::fabs(expected) + of_probs / 32) +
                            (1 + std::fabs(factor)) * error;
-      CHECK(std::fabs(value - expected) <= bound, "row %ld class %ld: %g, expected %g +- %g", row,
-            c, value, expected, bound);
+      CHECK(std::fabs(value - expected) <= bound, "row %ld class %ld: %.17g, expected %.17g +- %g",
+            row, c, value, expected, bound);
     }
   }
 
