@@ -76,9 +76,9 @@ LABELSMOOTH_HD VecF tanh(VecF x) {
 // and ln(2) in two parts.
 LABELSMOOTH_HD VecF log(VecF x) {
   const VecF scaled = select(VecF(0x1p-126f) > x, x * VecF(0x1p23f), x);  // no subnormal number
-  const Int32s bits = bit_cast<Int32s>(scaled.lanes) - 0x3f3504f3;        // of sqrt(1/2)
-  const VecF m(bit_cast<VecF::Lanes>((bits & 0x007fffff) + 0x3f3504f3));
-  const VecF e = VecF(__builtin_convertvector(bits >> 23, VecF::Lanes)) -
+  const Uint32s bits = bit_cast<Uint32s>(scaled.lanes) - 0x3f3504f3u;     // of sqrt(1/2)
+  const VecF m(bit_cast<VecF::Lanes>((bits & 0x007fffffu) + 0x3f3504f3u));
+  const VecF e = VecF(__builtin_convertvector(bit_cast<Int32s>(bits) >> 23, VecF::Lanes)) -
                  select(VecF(0x1p-126f) > x, VecF(23.0f), VecF(0.0f));
   const VecF z = m - VecF(1.0f);
   VecF p = VecF(7.0376836292e-2f) * z + VecF(-1.1514610310e-1f);
