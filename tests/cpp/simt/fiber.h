@@ -56,7 +56,7 @@ class Fiber {
     body_ = std::move(body);
     done_.store(false, relaxed);
 #if defined(__SANITIZE_THREAD__)
-    owner_tsan_ = __tsan_get_current_fiber();
+    owner_tsan_.store(__tsan_get_current_fiber(), relaxed);
 #endif
     happens_before(this);
   }
@@ -100,7 +100,7 @@ class Fiber {
 
   void leave() {
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(owner_tsan_, __tsan_switch_to_fiber_no_sync);
+    __tsan_switch_to_fiber(owner_tsan_.load(relaxed), __tsan_switch_to_fiber_no_sync);
 #endif
     void* fake_stack = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
@@ -122,7 +122,7 @@ class Fiber {
   ucontext_t own_, owner_;
   std::atomic<bool> done_{true};
 #if defined(__SANITIZE_THREAD__)
-  void* owner_tsan_ = nullptr;
+  std::atomic<void*> owner_tsan_{nullptr};
   void* const own_tsan_ = __tsan_create_fiber(0);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
