@@ -143,10 +143,13 @@ def _check_writable(logits: Tensor) -> None:
 
 def _may_overlap(tensor: Tensor) -> bool:
     """Whether elements may share memory: an axis steps no further than those inside it reach."""
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride <= reach:
-                return True
-            reach += (size - 1) * stride
+    axes = [  # sorted() is not traced by every torch
+        (stride, (size - 1) * stride)
+        for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+        if size > 1
+    ]
+    for stride, own_reach in axes:
+        reach = sum(reach for other, reach in axes if other <= stride)
+        if stride <= reach - own_reach:
+            return True
     return False

@@ -3,7 +3,9 @@
 For GPUs without the CUDA extension, AMD's included; on CPU tensors under TRITON_INTERPRET=1.
 """
 
+import inspect
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Any, NamedTuple
 
 import torch
@@ -268,17 +270,38 @@ def _scale_(grad_logits, grad_loss):  # type: ignore[no-untyped-def]
     )
 
 
-def _define(function: Callable[..., Any], fake: Callable[..., Any]) -> None:
+_ANNOTATIONS = {
+    "Tensor": Tensor,
+    "Optional[Tensor]": Tensor | None,
+    "int": int,
+    "float": float,
+    "bool": bool,
+}
+
+
+def _signature(schema: torch.FunctionSchema, **other: Any) -> inspect.Signature:
+    """The schema as annotations, from which triton_op reads it; other: those that differ."""
+
+    def annotation(of: torch.Argument) -> Any:
+        return other.get(of.name, _ANNOTATIONS[str(of.type)])
+
+    parameters = [
+        inspect.Parameter(a.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation(a))
+        for a in schema.arguments
+    ]
+    made = [annotation(a) for a in schema.returns]
+    returns = made[0] if len(made) == 1 else GenericAlias(tuple, tuple(made)) if made else None
+    return inspect.Signature(parameters, return_annotation=returns)
+
+
+def _define(function: Any, fake: Callable[..., Any]) -> None:
     """The operator; and the one that torch.compile takes, where it differs."""
     name = function.__name__.removeprefix("_")
     schema = getattr(torch.ops.labelsmooth, name).default._schema
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
-    signature = "(" + str(schema).partition("(")[2]
-    traced = signature.replace("float label_smoothing", "Tensor label_smoothing")
-    for of, defined in {traced: f"traced_{name}", signature: name}.items():
-        operator: Any = triton_op(
-            f"labelsmooth_triton::{defined}", function, mutates_args=written, schema=of
-        )
+    for defined, other in {name: {}, f"traced_{name}": {"label_smoothing": Tensor}}.items():
+        function.__signature__ = _signature(schema, **other)
+        operator: Any = triton_op(f"labelsmooth_triton::{defined}", function, mutates_args=written)
         operator.register_fake(fake)
 
 

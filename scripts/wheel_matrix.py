@@ -43,7 +43,7 @@ def copy_tree(to: Path) -> None:
 
 
 def check(python: str, torch: str, wheel: Path, pytest_arguments: list[str]) -> None:
-    folder = MATRIX / f"{python}-{torch.replace('==', '-')}"
+    folder = MATRIX / f"{Path(python).name}-{torch.replace('==', '-')}"
     run(python, "-m", "venv", folder)
     pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet")
     run(*pip, torch, "cmake", "ninja", "pybind11", "setuptools")

@@ -77,8 +77,15 @@ def test_fake_cuda_tensors() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_schemas_are_those_of_the_compiled_operators(name: str) -> None:
-    ours, theirs = getattr(OPS, name).default._schema, getattr(torch.ops.labelsmooth, name).default
-    assert str(ours).partition("(")[2] == str(theirs._schema).partition("(")[2]
+    """Up to the names of what they return, which triton_op does not give."""
+
+    def schema(namespace: Any) -> Any:
+        of = getattr(namespace, name).default._schema
+        written = [a.name for a in of.arguments if a.alias_info and a.alias_info.is_write]
+        types = [str(a.type).replace("SymInt", "int") for a in (*of.arguments, *of.returns)]
+        return [a.name for a in of.arguments], types, written
+
+    assert schema(OPS) == schema(torch.ops.labelsmooth)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(f"traced_{name}" for name in TRACED)])
