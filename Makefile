@@ -13,10 +13,10 @@ FORMAT  = find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -n
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build bench gpu test ctest docs fuzz lint tidy format sanitize wheel wheel-matrix clean
+.PHONY: help build bench gpu test ctest docs fuzz lint tidy format sanitize sanitize-short wheel wheel-matrix clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(VENV)/torch.stamp: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -80,9 +80,13 @@ format:  ## rewrite the sources in the project's style
 	$(BIN)/ruff format
 	$(FORMAT) | xargs $(BIN)/clang-format -i
 
-sanitize: build  ## the C++ tests under the address, undefined-behaviour and thread sanitizers
+sanitize:  ## the C++ tests under the address, undefined-behaviour and thread sanitizers
+sanitize-short:  ## of those, the fuzz target with its fixed inputs
+sanitize-short: ONLY := fuzz_kernel
+sanitize sanitize-short: build
 	for preset in asan tsan; do \
-	  cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit; \
+	  cmake --preset $$preset && cmake --build --preset $$preset $(ONLY:%=--target %) && \
+	  ctest --preset $$preset $(ONLY:%=-R %) || exit; \
 	done
 
 wheel: build  ## source distribution and, from it, the wheel, in dist/
