@@ -2,6 +2,7 @@
 
 LABELSMOOTH_CUDA=0|1   never or always build the CUDA kernels
 TORCH_CUDA_ARCH_LIST   GPU architectures, e.g. "8.0;9.0+PTX"
+LABELSMOOTH_CXXFLAGS   flags of the C++ compiler after ours, e.g. "-O0 -fsanitize=address"
 LABELSMOOTH_WERROR=1   warnings are errors, for development
 """
 
@@ -24,6 +25,7 @@ NVCC_FLAGS += [f"-Xcompiler={flag}" for flag in ("-fPIC", "-fvisibility=hidden",
 if os.environ.get("LABELSMOOTH_WERROR") == "1":
     CXX_FLAGS += ["-Werror"]
     NVCC_FLAGS += ["--Werror=all-warnings"]
+CXX_FLAGS += shlex.split(os.environ.get("LABELSMOOTH_CXXFLAGS", ""))
 
 CUDA_ARCHS = ("8.0", "9.0", "10.0", "12.0")
 

@@ -82,6 +82,27 @@ __device__ Chunk<Element> load_aligned(const void* source) {
   return chunk;
 }
 
+// What a vector over all classes, or `otherwise` where there is none, has for those of a chunk,
+// whose places [begin, end) are classes.
+template <class T, int size>
+__device__ void load_classes(T (&values)[size], const T* vector, T otherwise, int64_t first,
+                             int begin, int end) {
+  constexpr int width = Chunk<T>::size;
+  const bool whole = end - begin == size;
+  if (vector && whole && reinterpret_cast<uintptr_t>(vector + first) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < size; i += width) {
+      const Chunk<T> chunk = load_aligned<T>(vector + first + i);
+#pragma unroll
+      for (int k = 0; k < width; ++k) values[i + k] = chunk.at[k];
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < size; ++i)
+      values[i] = vector && i >= begin && i < end ? vector[first + i] : otherwise;
+  }
+}
+
 template <class Element>
 __device__ void store_aligned(void* destination, const Chunk<Element>& chunk) {
   uint4 bits;

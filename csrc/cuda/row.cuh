@@ -33,7 +33,6 @@ struct Problem {
   }
   __device__ T weight_of(int64_t c) const { return weight ? weight[c] : T(1); }
   __device__ T prior_of(int64_t c) const { return prior ? prior[c] : uniform; }
-  __device__ T class_coef_of(int64_t c) const { return class_coef ? class_coef[c] : uniform; }
   __device__ ClassSums<T> sums() const {
     if (class_sums) return {T(class_sums->coef), T(class_sums->coef_log)};
     return {T(1), log(uniform)};
@@ -155,10 +154,12 @@ struct Row {
       for (int i = 0; i < Classes::size; ++i) differences += x[i] - reference;
       stats.coef_dot += problem.uniform * differences;
     } else {
+      T coef[Classes::size];
+      load_coefs(coef, probs, first, begin, end, soft ? terms.beta : T(1), terms.kappa);
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
         if (whole || (i >= begin && i < end && first + i != left_out))
-          accumulate_coef(sums, first + i, x[i] - reference, probs.at[i]);
+          accumulate_coef(sums, first + i, coef[i], x[i] - reference, probs.at[i]);
     }
     if (problem.predicted) {
 #pragma unroll
@@ -167,8 +168,8 @@ struct Row {
     }
   }
 
-  __device__ void accumulate_coef(RowSums<T>& sums, int64_t c, T difference, Element prob) const {
-    const T coef = coef_at(c, prob, soft ? terms.beta : T(1), terms.kappa);
+  __device__ void accumulate_coef(RowSums<T>& sums, int64_t c, T coef, T difference,
+                                  Element prob) const {
     sums.stats.coef_dot += weighted(coef, difference);
     if constexpr (soft) {
       sums.stats.coef_sum += coef;
@@ -186,13 +187,20 @@ struct Row {
                                                      prob, terms.beta, terms.kappa);
   }
 
-  // beta v_c, or w_c q_c where the target is class probabilities.
-  __device__ T coef_at(int64_t c, Element prob, T beta, T kappa) const {
-    if constexpr (soft)
-      return soft_coef(problem.class_coef_of(c), problem.weight_of(c) * T(widen(prob)), beta,
-                       kappa);
-    else
-      return beta * problem.class_coef_of(c);
+  // beta v_c of a chunk's classes, or w_c q_c where the target is class probabilities.
+  __device__ void load_coefs(T (&coef)[Classes::size], const Classes& probs, int64_t first,
+                             int begin, int end, T beta, T kappa) const {
+    load_classes(coef, problem.class_coef, problem.uniform, first, begin, end);
+    if constexpr (soft) {
+      T weight[Classes::size];
+      load_classes(weight, problem.weight, T(1), first, begin, end);
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i)
+        coef[i] = soft_coef(coef[i], weight[i] * T(widen(probs.at[i])), beta, kappa);
+    } else {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) coef[i] *= beta;
+    }
   }
 
   // ---- loss -------------------------------------------------------------------------------------
@@ -283,14 +291,12 @@ struct Row {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef, grad);
     } else {
+      T coef[Classes::size];
+      load_coefs(coef, probs, first, begin, end, grad.beta, grad.kappa);
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
-        if (i >= begin && i < end)
-          value[i] = logit_grad(value[i],
-                                !whole && first + i == target
-                                    ? grad.target_coef
-                                    : coef_at(first + i, probs.at[i], grad.beta, grad.kappa),
-                                grad);
+        value[i] =
+            logit_grad(value[i], !whole && first + i == target ? grad.target_coef : coef[i], grad);
     }
     if (problem.transformed) {
 #pragma unroll
