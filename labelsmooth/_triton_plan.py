@@ -51,7 +51,7 @@ def plan_of(
     programs; in parts, where rows are too few to fill the GPU. Of classes that lie apart, 32 rows,
     which then are adjacent, are read together.
     """
-    rows = 1 if class_stride == 1 else min(32, triton.next_power_of_2(inner))
+    rows = 1 if class_stride == 1 else min(32, triton.next_power_of_2(max(1, inner)))
     tile = tile_of(rows, classes, most, dtype)
     if tile.block >= classes:
         return Plan(tile, True, 1)

@@ -253,6 +253,9 @@ def _calls() -> list[Case]:
                 )
             )
     cases.append(Case("S=0", shape=(2, 40, 0), options={"reduction": "sum"}))
+    cases.append(
+        Case("N=0, every 2nd", shape=(0, 40), layout="every 2nd", options={"reduction": "sum"})
+    )
     return cases
 
 

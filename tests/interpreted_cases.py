@@ -13,6 +13,7 @@ from checks import Outcome, assert_equals_reference
 from gpu_cases import CASES, Case, check_case
 from interpreted import strict_interpreter
 from reference import reference
+from test_properties import *  # noqa: F403, every property, of the backend below
 
 from labelsmooth import FusedLabelSmoothingLoss, _triton, _triton_kernels, label_smoothing_loss
 from labelsmooth._triton_plan import Gpu, Tile
@@ -23,6 +24,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture
+def backend() -> str:
+    return "triton"
+
+
+@pytest.fixture(autouse=True)
 def strict() -> Iterator[None]:
     with strict_interpreter():
         yield
@@ -37,7 +43,6 @@ def copy_kernel(x, out, BLOCK: tl.constexpr):
     tl.store(out + c, tl.load(x + c).to(tl.bfloat16))
 
 
-@pytest.mark.usefixtures("strict")
 def test_accesses_out_of_bounds_are_seen() -> None:
     x, out = torch.zeros(16), torch.zeros(16, dtype=torch.bfloat16)
     with pytest.raises(Exception, match="8 accesses outside"):
@@ -48,7 +53,6 @@ def test_accesses_out_of_bounds_are_seen() -> None:
         copy_kernel[(1,)](torch.zeros(32)[::2], out, BLOCK=16)
 
 
-@pytest.mark.usefixtures("strict")
 def test_bfloat16_is_rounded() -> None:
     x, out = torch.randn(256), torch.zeros(256, dtype=torch.bfloat16)
     copy_kernel[(1,)](x, out, BLOCK=256)
@@ -61,7 +65,6 @@ def logits_one_too_far(rows, c, options):
     return accumulated(tl.load(pointers, mask=rows.read & (c < rows.classes + 1), other=0.0))
 
 
-@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize(("layout", "count"), [("rows", 1), ("padded", 2)])
 def test_a_fault_in_the_kernel_is_seen(
     layout: str, count: int, monkeypatch: pytest.MonkeyPatch
@@ -97,13 +100,11 @@ IN_PARTS = [
 ]
 
 
-@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("case", SHORT, ids=str)
 def test_rows_read_once(case: Case) -> None:
     check_case(case, _triton)
 
 
-@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize(
     ("case", "processors"),
     [*((case, 1) for case in IN_TILES), *((case, 16) for case in IN_PARTS)],
