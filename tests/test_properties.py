@@ -1,7 +1,8 @@
 """What holds for every call: drawn calls against the dense reference, and against each other.
 
-`make test` draws the same calls each time; `make fuzz` draws many more, and others each time. That
-the instruction sets agree is tested by tests/cpp/fuzz_kernel.cpp, which compares each with the
+`make test` draws the same calls each time; `make fuzz` draws many more, and others each time. The
+GPU's kernels have the same properties: interpreted_cases.py, test_cuda_properties.py. That the
+instruction sets agree is tested by tests/cpp/fuzz_kernel.cpp, which compares each with the
 definition.
 """
 
