@@ -299,10 +299,14 @@ def _define(function: Any, fake: Callable[..., Any]) -> None:
     name = function.__name__.removeprefix("_")
     schema = getattr(torch.ops.labelsmooth, name).default._schema
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
-    for defined, other in {name: {}, f"traced_{name}": {"label_smoothing": Tensor}}.items():
+    kinds: dict[str, dict[str, Any]] = {name: {}}
+    if "label_smoothing" in (a.name for a in schema.arguments):
+        kinds[f"traced_{name}"] = {"label_smoothing": Tensor}
+    for defined, other in kinds.items():
         function.__signature__ = _signature(schema, **other)
         operator: Any = triton_op(f"labelsmooth_triton::{defined}", function, mutates_args=written)
         operator.register_fake(fake)
+    del function.__signature__
 
 
 _define(_forward, _ops.FAKES["forward"])

@@ -23,6 +23,11 @@ from labelsmooth._triton_rows import accumulated
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
+@pytest.fixture(autouse=True)
+def device() -> None:
+    """The CPU, also where there is a GPU."""
+
+
 @pytest.fixture
 def backend() -> str:
     return "triton"

@@ -11,6 +11,11 @@ from labelsmooth import _eager
 pytestmark = needs_cuda
 
 
+@pytest.fixture(autouse=True)
+def device() -> None:
+    """The CPU, also where there is a GPU."""
+
+
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> str:
     gpu = simulated_cuda(90)

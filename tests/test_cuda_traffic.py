@@ -97,14 +97,15 @@ def test_columns_that_are_held(classes: int) -> None:
 
 @pytest.mark.parametrize("targets", ["classes", "probabilities"])
 def test_weights_are_read_wide(targets: str) -> None:
-    """The vectors over the classes too: else a warp asks for each of their sectors 8 times."""
+    """The vectors over the classes too: else a warp asks for each of their sectors 8 times. Not
+    those in the entropy of class probabilities, which kl_div alone wants."""
     gpu = simulated_cuda(90)
     vectors = ("weight", "prior")
     check_case(Case("weighted", dtype=BF16, shape=(2, 4096), vectors=vectors, targets=targets), gpu)
     accesses = [a for r in gpu.reports if kernel_of(r) != "sum" for a in r.accesses]
     read = [a for a in accesses if a.space == "global" and not a.write]
     narrow = sum(a.sectors for a in read if not is_wide(a))
-    assert narrow <= 0.05 * sum(a.sectors for a in read)
+    assert narrow < 0.05 * sum(a.sectors for a in read)
 
 
 def passes(gpu: SimulatedCuda, *, write: bool) -> float:

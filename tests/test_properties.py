@@ -1,7 +1,7 @@
 """What holds for every call: drawn calls against the dense reference, and against each other.
 
 `make test` draws the same calls each time; `make fuzz` draws many more, and others each time. The
-GPU's kernels have the same properties: interpreted_cases.py, test_cuda_properties.py. That the
+GPU's kernels are held to it by the former: interpreted_cases.py, test_cuda_properties.py. That the
 instruction sets agree is tested by tests/cpp/fuzz_kernel.cpp, which compares each with the
 definition.
 """

@@ -77,7 +77,7 @@ def test_fake_cuda_tensors() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_schemas_are_those_of_the_compiled_operators(name: str) -> None:
-    """Up to the names of what they return, which triton_op does not give."""
+    """Up to the names of what they return, and to SymInt, for which triton_op takes each int."""
 
     def schema(namespace: Any) -> Any:
         of = getattr(namespace, name).default._schema

@@ -17,7 +17,8 @@ int main(int count, char** arguments) {
     std::puts(error.what());
     return not_on_this_machine;
   }
-  const int inputs = count > 1 ? std::atoi(arguments[1]) : 1;
+  const int inputs = count == 2 ? std::atoi(arguments[1]) : 0;
+  CHECK(inputs > 0, "expected the number of inputs as the only argument");
   Random random;
   for (int i = 0; i < inputs; ++i) {
     std::vector<uint8_t> bytes(20 + random.next() % 400);
