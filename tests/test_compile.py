@@ -13,6 +13,15 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
 from labelsmooth.compat import LabelSmoothing, LabelSmoothingLoss
 
+# torch's own: in 2.13, of how it traces an autograd.Function and makes code; on Python 3.13.0
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:.class 'torch.autograd.function.Function'. should not:DeprecationWarning"
+    ),
+    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),
+]
+
 D, C = 5, 7
 WEIGHT = torch.rand(C) + 0.5
 PRIOR = torch.rand(C).softmax(0)

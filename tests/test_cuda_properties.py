@@ -11,14 +11,9 @@ from labelsmooth import _eager
 pytestmark = needs_cuda
 
 
-@pytest.fixture(autouse=True)
-def device() -> None:
-    """The CPU, also where there is a GPU."""
-
-
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> str:
     gpu = simulated_cuda(90)
     gpu.scaled_ = _eager.scaled_
     monkeypatch.setattr("labelsmooth.functional.choose_backend", lambda *_: gpu)
-    return "cuda"
+    return "auto"  # of tensors on the CPU, also where there is a GPU

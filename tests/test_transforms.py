@@ -19,8 +19,11 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from labelsmooth import label_smoothing_loss
 
-# torch's own, where its forward mode starts up
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+# torch's own, where its forward mode starts up; the second is that of 2.13
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
+]
 
 B, N, C = 3, 4, 7
 OPTIONS: list[dict[str, Any]] = [
