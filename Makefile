@@ -58,7 +58,7 @@ docs: build  ## the documentation, in build/docs; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
 
 fuzz: ctest  ## many more property tests; the kernels' fuzz target, by libFuzzer where CLANG is found
-	$(BIN)/python -m pytest -n 2 tests/test_properties.py --hypothesis-profile=long
+	$(BIN)/python -m pytest -n 2 tests/functional/test_properties.py --hypothesis-profile=long
 	if command -v $(CLANG); then \
 	  cmake --preset fuzz -DCMAKE_CXX_COMPILER=$(CLANG) && cmake --build --preset fuzz && \
 	  mkdir -p build/corpus && \

@@ -139,7 +139,7 @@ setup(
     ext_modules=[
         Extension(
             "labelsmooth._C",
-            sources=["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
+            sources=["csrc/torch/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
             include_dirs=[os.path.abspath("csrc")],
             # Only what torch 2.10 promised to keep: one binary for that version and every later.
             define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],

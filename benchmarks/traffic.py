@@ -52,7 +52,7 @@ from benchmarks.occupancy import (  # noqa: E402
     resource_usage,
     resources_of_ptx,
 )
-from labelsmooth._problem import Inputs, Options  # noqa: E402
+from labelsmooth._call.problem import Inputs, Options  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 SMOOTHING = 0.1
@@ -128,10 +128,10 @@ def labelsmooth_cuda(device: Device, logits: Tensor, target: Tensor) -> Ran:
 
 
 def labelsmooth_triton(device: Device, logits: Tensor, target: Tensor) -> Ran:
-    from labelsmooth import _triton
+    from labelsmooth._backends.triton import ops
 
     def step() -> Tensor:
-        return _triton.forward(inputs(logits, target), OPTIONS, with_grad=True).grad_logits
+        return ops.forward(inputs(logits, target), OPTIONS, with_grad=True).grad_logits
 
     return with_triton(device, logits, step)
 

@@ -1,4 +1,4 @@
-// What crosses the wall between ops.cpp, which sees torch, and the kernels, which do not: plain
+// What crosses the wall between csrc/torch, which sees torch, and the kernels, which do not: plain
 // structs and functions.
 #pragma once
 

@@ -5,7 +5,7 @@ import platform
 import torch
 
 from . import __version__
-from ._backends import describe_backends
+from ._backends.choose import describe_backends
 
 
 def main() -> None:

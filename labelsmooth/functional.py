@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from ._autograd import apply
-from ._backends import choose_backend
-from ._checks import can_be_read, check_call, check_prior
-from ._problem import (
+from ._autograd.loss import apply
+from ._backends.choose import choose_backend
+from ._call.checks import can_be_read, check_call, check_prior
+from ._call.problem import (
     Backend,
     Inputs,
     Objective,

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ._checks import check_prior
-from ._problem import Backend, Objective, Options, Reduction, SmoothOver
+from ._call.checks import check_prior
+from ._call.problem import Backend, Objective, Options, Reduction, SmoothOver
 from .functional import LossStats, loss
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from labelsmooth._backends import CUDA_ARCHITECTURES, HAS_TRITON
+from labelsmooth._backends.choose import CUDA_ARCHITECTURES, HAS_TRITON
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already; test_determinism takes more
     torch.set_num_threads(1)

@@ -16,20 +16,20 @@ from typing import Any
 
 import pytest
 import torch
-from checks import loss_dtype
+from checks import ROOT, loss_dtype
 from ptxsim import CudaLibrary, Device, build_library
 from ptxsim.counters import Report
 from ptxsim.cuda_runtime import Gpu
 from torch import Tensor
 
 import labelsmooth
-from labelsmooth._ops import REDUCTIONS
-from labelsmooth._problem import Inputs, Options, Outputs
+from labelsmooth._backends.native import REDUCTIONS
+from labelsmooth._call.problem import Inputs, Options, Outputs
 
-CSRC = Path(__file__).parent.parent / "csrc"
-SHIM = Path(__file__).parent / "cpp" / "cuda_launchers.cpp"
+CSRC = ROOT / "csrc"
+SHIM = ROOT / "tests" / "cpp" / "cuda_launchers.cpp"
 EXTENSION = Path(labelsmooth.__file__).parent / "_C.abi3.so"
-OBJECTS = Path(__file__).parent.parent / "build" / "inplace" / "cuda"
+OBJECTS = ROOT / "build" / "inplace" / "cuda"
 ARCHS = (80, 90, 100, 120)  # as setup.py
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]  # DType of kernels.h
 
@@ -156,7 +156,7 @@ def kernel_of(report: Report) -> str:
 
 
 class SimulatedCuda:
-    """The pair of functions that labelsmooth._ops has, on one simulated GPU.
+    """The pair of functions that labelsmooth._backends.native has, on one simulated GPU.
 
     `logits` and `grad_logits` are those of the last call, whose traffic is in `reports`.
     """

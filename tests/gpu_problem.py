@@ -21,7 +21,7 @@ from checks import ACCUMULATION, Outcome, assert_equals_reference
 from reference import Reference, reference
 from torch import Tensor
 
-from labelsmooth._problem import Inputs, Options, Outputs
+from labelsmooth._call.problem import Inputs, Options, Outputs
 
 INF = math.inf
 GUARD = 77  # what lies around the logits

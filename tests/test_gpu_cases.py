@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gpu_cases import CASES, Case, check_case
 
-from labelsmooth import _eager
+from labelsmooth._backends import eager
 
 # A bad target is an IndexError on the CPU, see test_errors.py.
 ON_CPU = [case for case in CASES if case.targets not in ("below", "beyond")]
@@ -17,4 +17,4 @@ def test_names_tell_cases_apart() -> None:
 
 @pytest.mark.parametrize("case", ON_CPU, ids=str)
 def test_eager(case: Case) -> None:
-    check_case(case, _eager)
+    check_case(case, eager)

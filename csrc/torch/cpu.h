@@ -1,0 +1,136 @@
+// A call on CPU tensors: sums over classes and rows, the kernels over ranges of rows.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "cpu/kept_memory.h"
+#include "call.h"
+
+namespace labelsmooth {
+
+// From torch 2.11 on; weak, so that the binary loads into 2.10 too, where it is null.
+extern "C" __attribute__((weak, visibility("default"))) AOTITorchError
+torch_from_blob(void* data, int64_t dim, const int64_t* sizes, const int64_t* strides,
+                int64_t offset, int32_t dtype, int32_t device_type, int32_t device_index,
+                AtenTensorHandle* tensor, int32_t layout, const uint8_t* metadata,
+                int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
+
+// Uninitialized, like the logits; large ones in memory that is kept from call to call.
+inline Tensor new_cpu_gradient(const Tensor& logits) {
+  const size_t bytes = static_cast<size_t>(logits.numel()) * logits.element_size();
+  if (bytes < cpu::kept_bytes || !logits.is_contiguous() || !torch_from_blob)
+    return torch::stable::empty_like(logits);
+  cpu::Block* block = cpu::take_block(bytes);
+  if (!block) return torch::stable::empty_like(logits);
+  int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(logits.get(), &dtype));
+  AtenTensorHandle tensor;
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(
+      block->data, logits.dim(), logits.sizes().data(), logits.strides().data(), 0, dtype,
+      aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0,
+      [](void*, void* context) { cpu::give_back(static_cast<cpu::Block*>(context)); }, block));
+  return Tensor(tensor);
+}
+
+// T is the accumulate dtype.
+template <class T>
+class CpuCall : public Call {
+ public:
+  template <class... Arguments>
+  explicit CpuCall(Arguments&&... arguments) : Call(std::forward<Arguments>(arguments)...) {
+    if (weight_ || prior_) make_class_coef();
+    if (!prior_)
+      problem_.class_sums.coef_log =
+          -std::log(static_cast<double>(problem_.classes)) * problem_.class_sums.coef;
+    const double target_weight =
+        problem_.target ? sum_target_weights() : static_cast<double>(problem_.rows);
+    if (reduction_ == Reduction::mean) {
+      // A mean over no weight at all is 0/0, as torch has it, in the gradient too.
+      denominator_ = normalizer_          ? *static_cast<const T*>(normalizer_->data_ptr())
+                     : target_weight == 0 ? std::numeric_limits<T>::quiet_NaN()
+                                          : static_cast<T>(target_weight);
+      problem_.denominator = &denominator_;
+    }
+  }
+
+  std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
+    auto [loss, row_stats, predicted] = make_outputs(with_stats);
+    run();
+    return {reduction_ == Reduction::none ? loss : reduced(loss), row_stats, predicted};
+  }
+
+  void backward(const Tensor& grad_loss, const Tensor& row_stats) {
+    take_inputs(grad_loss, row_stats);
+    run();
+  }
+
+ private:
+  // v_c = w_c u_c and its sums, in the order of the classes whatever the number of threads. In
+  // double the many equal terms of a uniform prior would all round to the same side.
+  void make_class_coef() {
+    const int64_t classes = problem_.classes;
+    const T* weight = static_cast<const T*>(problem_.weight);
+    const T* prior = static_cast<const T*>(problem_.prior);
+    class_coef_.resize(static_cast<size_t>(classes));
+    long double sum = 0, sum_log = 0;
+    for (int64_t c = 0; c < classes; ++c) {
+      const T u = prior ? prior[c] : T(1) / static_cast<T>(classes);
+      const T v = weight ? weight[c] * u : u;
+      class_coef_[static_cast<size_t>(c)] = v;
+      sum += v;
+      if (prior && problem_.options.kl_div && u > 0)
+        sum_log += v * std::log(static_cast<double>(u));
+    }
+    problem_.class_coef = class_coef_.data();
+    problem_.class_sums = {static_cast<double>(sum), static_cast<double>(sum_log)};
+  }
+
+  // The sum of w_y over the rows that count; throws where a target is no class.
+  double sum_target_weights() const {
+    const T* weight = static_cast<const T*>(problem_.weight);
+    long double sum = 0;  // as above
+    int64_t count = 0;
+    for (int64_t row = 0; row < problem_.rows; ++row) {
+      const int64_t y = problem_.target[row];
+      if (y == problem_.ignore_index) continue;
+      STD_TORCH_CHECK(y >= 0 && y < problem_.classes, "<IndexError>target of row ", row, " is ", y,
+                      ": expected a class in [0, ", problem_.classes,
+                      ") or ignore_index = ", problem_.ignore_index, "</IndexError>");
+      ++count;
+      if (weight) sum += weight[y];
+    }
+    return weight ? static_cast<double>(sum) : static_cast<double>(count);
+  }
+
+  void run() const {
+    constexpr int64_t elements_a_thread = 32768;
+    const int64_t grain =
+        std::max<int64_t>(1, elements_a_thread / std::max<int64_t>(1, problem_.classes));
+    torch::stable::parallel_for(0, problem_.rows, grain, [this](int64_t begin, int64_t end) {
+      cpu::process_rows(problem_, begin, end);
+    });
+  }
+
+  // The rows' losses summed in their order, so that the result does not depend on the number of
+  // threads.
+  Tensor reduced(const Tensor& row_loss) const {
+    const T* losses = static_cast<const T*>(row_loss.data_ptr());
+    double sums[8] = {};  // independent additions
+    for (int64_t row = 0; row < problem_.rows; ++row) sums[row % 8] += losses[row];
+    const double sum = std::accumulate(std::begin(sums), std::end(sums), 0.0);
+    Tensor loss = torch::stable::new_empty(row_loss, {});
+    *static_cast<T*>(loss.data_ptr()) = static_cast<T>(
+        reduction_ == Reduction::mean ? sum / static_cast<double>(denominator_) : sum);
+    return loss;
+  }
+
+  std::vector<T> class_coef_;
+  T denominator_ = 1;
+};
+
+}  // namespace labelsmooth

@@ -1,0 +1,81 @@
+// A call on CUDA tensors, on the stream that torch is on; nothing waits for the device.
+#pragma once
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <utility>
+
+#include "call.h"
+
+namespace labelsmooth {
+
+// torch's function that tells the stream it is on, or nullptr. Looked up by name, in the library
+// that has it: a torch without CUDA, which has neither, must be able to load this one.
+using AskStream = AOTITorchError (*)(int32_t device, void** stream);
+inline AskStream find_ask_stream() {
+  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (!library) return nullptr;
+  return reinterpret_cast<AskStream>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+}
+
+inline void* current_stream(int32_t device) {
+  static const AskStream ask = find_ask_stream();
+  STD_TORCH_CHECK(ask, "this torch has no CUDA");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(ask(device, &stream));
+  return stream;
+}
+
+inline void check_cuda(int error) {
+  STD_TORCH_CHECK(error == 0, "CUDA kernels of labelsmooth: ", cuda::error_string(error));
+}
+
+class CudaCall : public Call {
+ public:
+  template <class... Arguments>
+  explicit CudaCall(const Tensor& logits, Arguments&&... arguments)
+      : Call(logits, std::forward<Arguments>(arguments)...), guard_(logits.get_device_index()) {
+    check_cuda(cuda::set_device(logits.get_device_index()));
+  }
+
+  std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
+    auto [loss, row_stats, predicted] = make_outputs(with_stats);
+    if (reduction_ == Reduction::none) {
+      run(nullptr);
+      return {loss, row_stats, predicted};
+    }
+    Tensor reduced = torch::stable::new_empty(loss, {});
+    run(reduced.data_ptr());
+    return {reduced, row_stats, predicted};
+  }
+
+  void backward(const Tensor& grad_loss, const Tensor& row_stats) {
+    take_inputs(grad_loss, row_stats);
+    run(nullptr);
+  }
+
+ private:
+  void run(void* reduced_loss) const {
+    const int64_t bytes = cuda::workspace_bytes(problem_);
+    const Tensor workspace = torch::stable::new_empty(logits_, {&bytes, 1}, ScalarType::Byte);
+    check_cuda(cuda::run(problem_, reduction_, data_or_null(normalizer_), reduced_loss,
+                         workspace.data_ptr(), current_stream(logits_.get_device_index())));
+  }
+
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+// grad_logits *= grad_loss, decided on the device: nothing is read or written if that is 1.
+inline void scale(Tensor grad_logits, Tensor grad_loss) {
+  const auto factor = converted(grad_loss, accumulate_type(grad_logits), grad_logits);
+  STD_TORCH_CHECK(factor->numel() == 1, "grad_loss: expected one value");
+  STD_TORCH_CHECK(grad_logits.is_contiguous(), "grad_logits: expected a contiguous tensor");
+  const int32_t device = grad_logits.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  check_cuda(cuda::set_device(device));
+  check_cuda(cuda::scale(dtype_of(grad_logits), grad_logits.data_ptr(), grad_logits.numel(),
+                         factor->data_ptr(), current_stream(device)));
+}
+
+}  // namespace labelsmooth

@@ -1,0 +1,183 @@
+// The operators: their schemas, what they do for each device, their registration.
+//
+// Only this folder sees torch, and of it the stable ABI alone; with Python's limited API
+// that makes one binary for every torch from 2.10 on and every Python from 3.10 on.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+#include <exception>
+#include <tuple>
+#include <utility>
+
+#include "cpu.h"
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+#include "cuda.h"
+#endif
+
+namespace labelsmooth {
+namespace {
+
+// What all operators take, in the schema's order.
+#define LABELSMOOTH_OPTIONS_SCHEMA                                                             \
+  "Tensor? weight, Tensor? prior, Tensor? normalizer, int ignore_index, int reduction, float " \
+  "label_smoothing, "                                                                          \
+  "bool over_others, bool kl_div, bool from_log_probs, float lse_square_scale, float "         \
+  "logit_scale, float softcap"
+#define LABELSMOOTH_OPTIONS                                                                    \
+  std::optional<Tensor> weight, std::optional<Tensor> prior, std::optional<Tensor> normalizer, \
+      int64_t ignore_index, int64_t reduction, double label_smoothing, bool over_others,       \
+      bool kl_div, bool from_log_probs, double lse_square_scale, double logit_scale,           \
+      double softcap
+#define LABELSMOOTH_OPTIONS_FORWARDED                                                            \
+  weight, prior, normalizer, static_cast<Reduction>(reduction), ignore_index,                    \
+      LossOptions<double> {                                                                      \
+    label_smoothing, lse_square_scale, logit_scale, softcap, over_others, kl_div, from_log_probs \
+  }
+
+// use(call), where call is what the logits' device and dtype ask for.
+template <class Use, class... Arguments>
+auto with_call(Use use, const Tensor& logits, Arguments&&... arguments) {
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+  if (logits.is_cuda()) {
+    CudaCall call(logits, std::forward<Arguments>(arguments)...);
+    return use(call);
+  }
+#endif
+  if (logits.scalar_type() == ScalarType::Double) {
+    CpuCall<double> call(logits, std::forward<Arguments>(arguments)...);
+    return use(call);
+  }
+  CpuCall<float> call(logits, std::forward<Arguments>(arguments)...);
+  return use(call);
+}
+
+// ---- operators ----------------------------------------------------------------------------------
+
+Tensor new_gradient(const Tensor& logits) {
+  return logits.is_cpu() ? new_cpu_gradient(logits) : torch::stable::empty_like(logits);
+}
+
+// Returns loss, row_stats, predicted and the gradient, if it is wanted: `loss` (), or (N,) for
+// "none"; `row_stats` (2, N) shift and sum of exponentials, with_stats (4, N) the lse and nll
+// too; `predicted` (N,) with_stats.
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor logits, Tensor target,
+                                                   LABELSMOOTH_OPTIONS, bool with_grad,
+                                                   bool with_stats) {
+  const auto run = [&](auto& call) {
+    const int64_t none = 0;
+    Tensor grad_logits =
+        with_grad ? new_gradient(logits) : torch::stable::new_empty(logits, {&none, 1});
+    if (with_grad) call.write_gradient_to(grad_logits);
+    return std::tuple_cat(call.forward(with_stats), std::make_tuple(grad_logits));
+  };
+  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+}
+
+// The gradient overwrites the logits.
+std::tuple<Tensor, Tensor, Tensor> forward_inplace(Tensor logits, Tensor target,
+                                                   LABELSMOOTH_OPTIONS, bool with_stats) {
+  const auto run = [&](auto& call) {
+    call.write_gradient_to(logits);
+    return call.forward(with_stats);
+  };
+  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+}
+
+Tensor backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
+                LABELSMOOTH_OPTIONS) {
+  const auto run = [&](auto& call) {
+    Tensor grad_logits = new_gradient(logits);
+    call.write_gradient_to(grad_logits);
+    call.backward(grad_loss, row_stats);
+    return grad_logits;
+  };
+  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+}
+
+void backward_inplace(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
+                      LABELSMOOTH_OPTIONS) {
+  const auto run = [&](auto& call) {
+    call.write_gradient_to(logits);
+    call.backward(grad_loss, row_stats);
+  };
+  with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+}
+
+template <class Library>
+void implement(Library& m) {
+  m.impl("forward", TORCH_BOX(&forward));
+  m.impl("forward_", TORCH_BOX(&forward_inplace));
+  m.impl("backward", TORCH_BOX(&backward));
+  m.impl("backward_", TORCH_BOX(&backward_inplace));
+}
+
+}  // namespace
+}  // namespace labelsmooth
+
+STABLE_TORCH_LIBRARY(labelsmooth, m) {
+  m.def("forward(Tensor logits, Tensor target, " LABELSMOOTH_OPTIONS_SCHEMA
+        ", bool with_grad, bool with_stats) -> (Tensor loss, Tensor row_stats, Tensor predicted, "
+        "Tensor grad_logits)");
+  m.def("forward_(Tensor(a!) logits, Tensor target, " LABELSMOOTH_OPTIONS_SCHEMA
+        ", bool with_stats) -> (Tensor loss, Tensor row_stats, Tensor predicted)");
+  m.def(
+      "backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor "
+      "row_stats, " LABELSMOOTH_OPTIONS_SCHEMA ") -> Tensor grad_logits");
+  m.def(
+      "backward_(Tensor grad_loss, Tensor(a!) logits, Tensor target, Tensor "
+      "row_stats, " LABELSMOOTH_OPTIONS_SCHEMA ") -> ()");
+  m.def("scale_(Tensor(a!) grad_logits, Tensor grad_loss) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CPU, m) { labelsmooth::implement(m); }
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CUDA, m) {
+  labelsmooth::implement(m);
+  m.impl("scale_", TORCH_BOX(&labelsmooth::scale));
+}
+#endif
+
+PyObject* release_memory(PyObject*, PyObject*) {
+  labelsmooth::cpu::release_kept();
+  Py_RETURN_NONE;
+}
+
+// Whether the CUDA operators find what they need of torch.
+PyObject* has_torch_cuda(PyObject*, PyObject*) {
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+  return PyBool_FromLong(labelsmooth::find_ask_stream() != nullptr);
+#else
+  Py_RETURN_FALSE;
+#endif
+}
+
+// Importing labelsmooth._C registers the operators; the module itself says what was built.
+PyMODINIT_FUNC PyInit__C() {
+  static PyMethodDef methods[] = {{"release_memory", release_memory, METH_NOARGS,
+                                   "Gives memory that is kept for gradients to the system."},
+                                  {"has_torch_cuda", has_torch_cuda, METH_NOARGS,
+                                   "Whether this torch has what the CUDA operators need of it."},
+                                  {nullptr, nullptr, 0, nullptr}};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+  const char* instruction_set = nullptr;
+  try {
+    instruction_set = labelsmooth::cpu::instruction_set();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+  const char* cuda_architectures = LABELSMOOTH_CUDA_ARCHITECTURES;
+#else
+  const char* cuda_architectures = "";
+#endif
+  PyObject* module = PyModule_Create(&definition);
+  if (module &&
+      (PyModule_AddStringConstant(module, "cpu_instruction_set", instruction_set) != 0 ||
+       PyModule_AddStringConstant(module, "cuda_architectures", cuda_architectures) != 0)) {
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
+}

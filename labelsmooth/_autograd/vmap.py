@@ -1,0 +1,43 @@
+"""torch.vmap of the loss: the samples' rows become the rows of one call."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from .._backends import eager
+from .._call.problem import Inputs, Options
+
+
+class Samples:
+    """B problems of N rows each as one of B N rows, whose losses are reduced afterwards."""
+
+    def __init__(self, count: int, in_dims: Any, tensors: Any, options: Options) -> None:
+        logits, target, weight, prior, normalizer = tensors
+        logits = with_batch(logits, in_dims[0], 0, count)
+        target = with_batch(target, in_dims[1], 0, count)
+        self.shape = (*logits.shape[:2], *logits.shape[3:])  # (B, N) or (B, N, S)
+        self.rows = Inputs(logits.flatten(0, 1), target.flatten(0, 1), weight, prior, None)
+        self.row_options = replace(options, reduction="none", inplace=False)
+        self._normalizer, self._options = normalizer, options
+
+    def unfold(self, rows: Tensor) -> Tensor:
+        return rows.reshape(*self.shape[:2], *rows.shape[1:])
+
+    def denominator(self) -> Tensor | float:
+        """What each sample's sum is divided by; (B,) or the same for all."""
+        if self._options.reduction == "sum":
+            return 1.0
+        if self._normalizer is not None:
+            normalizer: Tensor = self._normalizer
+            return normalizer
+        weights = self.unfold(eager.target_weights(self.rows, self._options))
+        return eager.mean_denominator(weights.flatten(1).sum(1))
+
+
+def with_batch(tensor: Tensor, dim: int | None, to: int, count: int) -> Tensor:
+    """With its batch axis at `to`, expanded where it has none."""
+    if dim is not None:
+        return tensor.movedim(dim, to)
+    shape = (*tensor.shape[:to], count, *tensor.shape[to:])
+    return tensor.unsqueeze(to).expand(shape)

@@ -1,0 +1,173 @@
+"""The compiled kernels as a backend: the operators of csrc/torch and their fake versions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _C  # noqa: F401, registers torch.ops.labelsmooth
+from .._call.problem import Inputs, Options, Outputs, accumulate_dtype
+from . import eager
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+Call = Callable[..., Any]  # of an operator, by its name
+
+
+def _as_index_error(error: RuntimeError) -> Exception:
+    """The IndexError that a kernel meant: the stable ABI makes every exception a RuntimeError."""
+    _, begin, rest = str(error).partition("<IndexError>")
+    return IndexError(rest.partition("</IndexError>")[0]) if begin else error
+
+
+def _call(name: str, traced: bool, *arguments: object) -> Any:
+    operator = getattr(torch.ops.labelsmooth, name)
+    try:
+        return (operator.traced if traced else operator.default)(*arguments)
+    except RuntimeError as error:
+        raise _as_index_error(error) from None
+
+
+def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
+    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
+    tensors = inputs[:2]
+    if with_grad and options.inplace:
+        made = _run(call, "forward_", tensors, inputs, options, options.return_stats)
+        return Outputs._make((*made, inputs.logits))
+    made = _run(call, "forward", tensors, inputs, options, with_grad, options.return_stats)
+    return Outputs._make(made)
+
+
+def backward(
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: Inputs,
+    options: Options,
+    *,
+    inplace: bool,
+    call: Call = _call,
+) -> Tensor:
+    """The gradient of the logits, from the statistics that forward left."""
+    tensors = (grad_loss, *inputs[:2], row_stats)
+    if inplace:
+        _run(call, "backward_", tensors, inputs, options)
+        return inputs.logits
+    grad_logits: Tensor = _run(call, "backward", tensors, inputs, options)
+    return grad_logits
+
+
+def _run(
+    call: Call,
+    name: str,
+    tensors: tuple[Tensor, ...],
+    inputs: Inputs,
+    options: Options,
+    *asked: bool,
+) -> Any:
+    """Calls the operator of that name: first what is its own, then what all of them take."""
+    label_smoothing: float | Tensor = options.label_smoothing
+    traced = torch.compiler.is_compiling() and _is_traced(inputs.logits, options)
+    if traced:  # multiplied, it stays a variable of the graph
+        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
+    return call(
+        name,
+        traced,
+        *tensors,
+        inputs.weight,
+        inputs.prior,
+        inputs.normalizer,
+        options.ignore_index,
+        REDUCTIONS[options.reduction],
+        label_smoothing,
+        options.smooth_over == "others",
+        options.objective == "kl_div",
+        options.from_log_probs,
+        options.lse_square_scale,
+        options.logit_scale,
+        options.softcap or 0.0,
+        *asked,
+    )
+
+
+def _is_traced(logits: Tensor, options: Options) -> bool:
+    """Whether a compiled graph takes the traced overload: not where it would put the only tensor of
+    the CPU into a graph of a device, which keeps it from being a CUDA graph."""
+    is_constant = torch.fx.experimental.symbolic_shapes.has_static_value(options.label_smoothing)
+    return logits.is_cpu or not is_constant
+
+
+def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
+    """As eager.scaled_; a GPU decides by itself whether to."""
+    if not grad_logits.is_cuda or not grad_logits.is_contiguous():
+        return eager.scaled_(grad_logits, grad_loss)
+    torch.ops.labelsmooth.scale_.default(grad_logits, grad_loss)
+    return grad_logits
+
+
+# ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
+
+
+def _fake_outputs(
+    logits: Tensor, reduction: int, with_stats: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = (logits.shape[0], *logits.shape[2:])
+    dtype = accumulate_dtype(logits)
+    loss = logits.new_empty(rows if reduction == REDUCTIONS["none"] else (), dtype=dtype)
+    count = logits.shape[0] * (logits.shape[2] if logits.dim() == 3 else 1)
+    row_stats = logits.new_empty((4 if with_stats else 2, count), dtype=dtype)
+    return loss, row_stats, logits.new_empty(rows if with_stats else 0, dtype=torch.int64)
+
+
+def _fake_forward(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+    *_, with_grad, with_stats = options
+    grad_logits = torch.empty_like(logits) if with_grad else logits.new_empty(0)
+    return *_fake_outputs(logits, reduction, with_stats), grad_logits
+
+
+def _fake_forward_(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
+    return _fake_outputs(logits, reduction, options[-1])
+
+
+def _fake_backward(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+    return torch.empty_like(logits)
+
+
+def _fake_backward_(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+    return None
+
+
+FAKES: dict[str, Callable[..., Any]] = {
+    "forward": _fake_forward,
+    "forward_": _fake_forward_,
+    "backward": _fake_backward,
+    "backward_": _fake_backward_,
+}
+
+# ---- traced versions -----------------------------------------------------------------------------
+
+
+def _define_traced(name: str, fake: Callable[..., Any]) -> None:
+    """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
+    float would be a constant of the graph, compiled anew whenever it changes; and a wrong target is
+    an IndexError here too."""
+    operator = getattr(torch.ops.labelsmooth, name).default
+    schema = str(operator._schema).partition("(")[2]
+    schema = schema.replace("float label_smoothing", "Tensor label_smoothing")
+    names = [argument.name for argument in operator._schema.arguments]
+    position = names.index("label_smoothing")
+
+    def traced(*arguments: Any) -> Any:
+        label_smoothing = arguments[position].item()
+        return _call(
+            name, False, *arguments[:position], label_smoothing, *arguments[position + 1 :]
+        )
+
+    torch.library.define(f"labelsmooth::{name}.traced", "(" + schema)
+    torch.library.impl(f"labelsmooth::{name}.traced", "CompositeExplicitAutograd", traced)
+    for overload in (name, f"{name}.traced"):
+        torch.library.register_fake(f"labelsmooth::{overload}", fake)
+
+
+for _name, _fake in FAKES.items():
+    _define_traced(_name, _fake)

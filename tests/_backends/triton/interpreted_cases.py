@@ -1,0 +1,155 @@
+"""What test_interpreted.py runs in a process of its own, under TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from _backends.triton.interpreted import strict_interpreter
+from checks import Outcome, assert_equals_reference
+from functional.test_properties import *  # noqa: F403, every property, of the backend below
+from gpu_cases import CASES, Case, check_case
+from reference import reference
+
+from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth._backends.triton import kernels, ops
+from labelsmooth._backends.triton.plan import Gpu, Tile
+from labelsmooth._backends.triton.rows import accumulated
+
+# numpy warns of the infinities that a kernel means to make.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def device() -> None:
+    """The CPU, also where there is a GPU."""
+
+
+@pytest.fixture
+def backend() -> str:
+    return "triton"
+
+
+@pytest.fixture(autouse=True)
+def strict() -> Iterator[None]:
+    with strict_interpreter():
+        yield
+
+
+# ---- the check itself ----------------------------------------------------------------------------
+
+
+@triton.jit
+def copy_kernel(x, out, BLOCK: tl.constexpr):
+    c = tl.arange(0, BLOCK)
+    tl.store(out + c, tl.load(x + c).to(tl.bfloat16))
+
+
+def test_accesses_out_of_bounds_are_seen() -> None:
+    x, out = torch.zeros(16), torch.zeros(16, dtype=torch.bfloat16)
+    with pytest.raises(Exception, match="8 accesses outside"):
+        copy_kernel[(1,)](x[:8], out, BLOCK=16)
+    with pytest.raises(Exception, match="8 accesses outside"):
+        copy_kernel[(1,)](x, out[8:], BLOCK=16)
+    with pytest.raises(Exception, match="8 accesses outside"):  # between the elements
+        copy_kernel[(1,)](torch.zeros(32)[::2], out, BLOCK=16)
+
+
+def test_bfloat16_is_rounded() -> None:
+    x, out = torch.randn(256), torch.zeros(256, dtype=torch.bfloat16)
+    copy_kernel[(1,)](x, out, BLOCK=256)
+    assert torch.equal(out, x.bfloat16())
+
+
+@triton.jit
+def logits_one_too_far(rows, c, options):
+    pointers = rows.logits + c.to(tl.int64) * rows.logits_stride
+    return accumulated(tl.load(pointers, mask=rows.read & (c < rows.classes + 1), other=0.0))
+
+
+@pytest.mark.parametrize(("layout", "count"), [("rows", 1), ("padded", 2)])
+def test_a_fault_in_the_kernel_is_seen(
+    layout: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the end of a row: of the last one, or of each where there is memory between them."""
+    case = Case("one too far", layout=layout)
+    check_case(case, ops)
+    monkeypatch.setattr(kernels, "logits_at", logits_one_too_far)
+    with pytest.raises(Exception, match=f"{count} accesses outside"):
+        check_case(case, ops)
+
+
+# ---- the table of cases, in each plan ------------------------------------------------------------
+
+
+def quarters(rows: int, classes: int, *_: Any, **__: Any) -> Tile:
+    """Three or four tiles a row, however short: to the interpreter longer rows only take longer."""
+    return Tile(rows, max(1, triton.next_power_of_2(classes) // 4), 128)
+
+
+def is_variant(case: Case) -> bool:
+    """Of options, layouts and values; in 16 bits no access lies elsewhere than in 32."""
+    return case.dtype != torch.bfloat16 or case.layout == "rows"
+
+
+SHORT = [case for case in CASES if case.classes < 4000 and is_variant(case)]
+IN_TILES = [case for case in SHORT if case.one_step and case.classes == 37]
+# Of those, all that the parts of a row hand on.
+IN_PARTS = [
+    case
+    for case in IN_TILES
+    if case.name.startswith(("everything", "weighted", "ignored", "statistics", "rows", "columns"))
+]
+
+
+@pytest.mark.parametrize("case", SHORT, ids=str)
+def test_rows_read_once(case: Case) -> None:
+    check_case(case, ops)
+
+
+@pytest.mark.parametrize(
+    ("case", "processors"),
+    [*((case, 1) for case in IN_TILES), *((case, 16) for case in IN_PARTS)],
+    ids=str,
+)
+def test_rows_in_tiles(case: Case, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one program a row, or several."""
+    monkeypatch.setattr("labelsmooth._backends.triton.plan.tile_of", quarters)
+    monkeypatch.setattr(ops, "tile_of", quarters)
+    monkeypatch.setattr(ops, "gpu_of", lambda device: Gpu(processors, 32))
+    check_case(case, ops)
+
+
+# ---- as a user has it ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_public_call_on_cpu_tensors(reduction: str, dtype: torch.dtype, inplace: bool) -> None:
+    leaf = torch.randn(3, 7, 5).to(dtype).requires_grad_()
+    logits, target = leaf.clone(), torch.randint(7, (3, 5))
+    target[1, 2] = -100
+    rows = target.shape if reduction == "none" else ()
+    grad_loss = torch.rand(rows, dtype=torch.float64) + 0.5
+    truth = reference(logits, target, reduction=reduction, label_smoothing=0.1, grad_loss=grad_loss)
+    loss_fn = FusedLabelSmoothingLoss(
+        reduction=reduction,
+        label_smoothing=0.1,
+        inplace=inplace,
+        return_stats=True,
+        backend="triton",
+    )
+    loss, stats = loss_fn(logits, target)
+    (grad,) = torch.autograd.grad(loss, leaf, grad_loss.to(loss))
+    assert_equals_reference(Outcome(loss.detach(), grad), truth, leaf)
+    torch.testing.assert_close(stats.nll.double(), truth.nll, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bad_target_is_an_index_error() -> None:
+    with pytest.raises(IndexError, match="target of row 1 is 3"):
+        label_smoothing_loss(torch.zeros(2, 3), torch.tensor([0, 3]), backend="triton")

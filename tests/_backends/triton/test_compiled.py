@@ -1,0 +1,112 @@
+"""The Triton kernel as machine code for GPUs of NVIDIA and AMD: it fits their registers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import triton
+from ptxsim.triton_driver import simulated_triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+
+from labelsmooth._backends.triton import ops
+from labelsmooth._backends.triton.plan import Gpu
+from labelsmooth._call.problem import Inputs, Options
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+CUDA = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100)]
+HIP = [GPUTarget("hip", arch, 64) for arch in ("gfx90a", "gfx942")]
+F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
+
+# The longest rows that are held in registers by each kind of call, and one that is not.
+MORE = {"softcap": 2.0, "lse_square_scale": 0.1, "return_stats": True, "objective": "kl_div"}
+PLAIN = [(F32, 32768), (BF16, 32768), (F64, 8192)]
+WITH_MORE = [(F32, 16384), (BF16, 16384), (F64, 2048)]
+SOFT = [(F32, 8192), (BF16, 8192), (F64, 2048)]
+CALLS = [
+    *(("plain", dtype, classes) for dtype, classes in [*PLAIN, (BF16, 40000)]),
+    *(("more", dtype, classes) for dtype, classes in [*WITH_MORE, (F32, 40000)]),
+    *(("soft", dtype, classes) for dtype, classes in [*SOFT, (F32, 40000)]),
+]
+
+
+class Recorder:
+    """Stands in for wrap_triton: compiles what would be launched, and keeps it."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[Any, int]] = []
+
+    def __call__(self, kernel: Any) -> Recorder:
+        self.kernel = kernel
+        return self
+
+    def __getitem__(self, grid: tuple[int, int]) -> Any:
+        def launch(*arguments: Any, **options: Any) -> None:
+            compiled = self.kernel.warmup(*arguments, grid=grid, **options)
+            self.made.append((compiled.src, options["num_warps"]))
+
+        return launch
+
+
+def launches(
+    kind: str, dtype: torch.dtype, classes: int, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Any, int]]:
+    """Source and number of warps of each kernel of a step."""
+    recorder = Recorder()
+    monkeypatch.setattr(ops, "wrap_triton", recorder)
+    monkeypatch.setattr(ops, "gpu_of", lambda device: gpu)
+    logits = torch.zeros(2, classes, dtype=dtype)
+    target = logits if kind == "soft" else torch.zeros(2, dtype=torch.long)
+    vector = None if kind == "plain" else torch.ones(classes)
+    inputs = Inputs(logits, target, vector, vector, None)
+    options = Options(label_smoothing=0.1, **({} if kind == "plain" else MORE))
+    with simulated_triton(90):
+        outputs = ops.forward(inputs, options, with_grad=True)
+        ops.backward(torch.ones(()), outputs.row_stats, inputs, options, inplace=False)
+        ops.scaled_(outputs.grad_logits, torch.ones((), dtype=outputs.loss.dtype))
+    return recorder.made
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: "-".join(map(str, call)))
+def test_no_spills_on_nvidia(
+    call: tuple[str, torch.dtype, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each call for one architecture in turn; what ptxas says of its registers."""
+    target = CUDA[CALLS.index(call) % len(CUDA)]
+    for source, warps in launches(*call, Gpu(1, 32), monkeypatch):
+        compiled = triton.compile(source, target=target, options={"num_warps": warps})
+        assert compiled.asm["cubin"]
+        ptx = tmp_path / "kernel.ptx"
+        ptx.write_text(compiled.asm["ptx"])
+        name = re.search(r"\.target (sm_\w+)", compiled.asm["ptx"])[1]
+        command = [get_ptxas(target.arch).path, "-v", f"--gpu-name={name}", str(ptx)]
+        said = subprocess.run(
+            [*command, "-o", "/dev/null"], capture_output=True, text=True, check=True
+        ).stderr
+        spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
+        # Division and logarithm of float64 are subroutines of ptxas: a register may be saved.
+        allowed = 8 if call[1] == F64 else 0
+        assert len(spilled) == 2
+        assert all(int(count) <= allowed for count in spilled), f"{call} {target.arch}: {said}"
+
+
+@pytest.mark.parametrize("call", CALLS[::3], ids=lambda call: "-".join(map(str, call)))
+@pytest.mark.parametrize("target", HIP, ids=lambda target: target.arch)
+def test_no_spills_on_amd(
+    call: tuple[str, torch.dtype, int], target: GPUTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warps of 64 threads: half as many of them."""
+    for source, warps in launches(*call, Gpu(1, 64), monkeypatch):
+        compiled = triton.compile(source, target=target, options={"num_warps": warps})
+        assert compiled.asm["hsaco"]
+        # A scalar register is spilled to a lane of a vector register, not to memory.
+        memory = re.findall(
+            r"\.(?:vgpr_spill_count|private_segment_fixed_size): *(\d+)", compiled.asm["amdgcn"]
+        )
+        assert memory == ["0", "0"], f"{call} {target.arch}"

@@ -1,0 +1,231 @@
+"""The Triton backend: Triton's own PTX, run without a GPU, over the table of cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import triton
+from checks import DTYPES, ROUNDING, Outcome, assert_equals_reference
+from gpu_cases import CASES, Case, check_case
+from ptxsim.triton_driver import simulated_triton
+from reference import reference
+
+from labelsmooth._backends.triton import ops
+from labelsmooth._backends.triton.kernels import loss_kernel
+from labelsmooth._backends.triton.plan import Gpu
+from labelsmooth._call.problem import Inputs, Options
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+BY_NAME = {case.name: case for case in CASES}
+# Every kind of kernel, for the architectures that are not run in full.
+SOME = [
+    "float32 C=1025",
+    "bfloat16 C=4097",
+    "bfloat16 C=40003",
+    "float16 C=129",
+    "float64 C=32",
+    "everything, one step",
+    "everything, long rows",
+    "weighted probabilities, two phases",
+    "columns, (N, C, S), ignored",
+]
+LONG = [case for case in CASES if case.shape[1] > 33000]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_case(case: Case) -> None:
+    with simulated_triton(90, noise=2, counts=False):
+        check_case(case, ops)
+
+
+@pytest.mark.parametrize("arch", [80, 100])
+@pytest.mark.parametrize("name", SOME)
+def test_case_on_other_architectures(name: str, arch: int) -> None:
+    with simulated_triton(arch, noise=2, counts=False):
+        check_case(BY_NAME[name], ops)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("classes", [1, 30, 517])
+def test_in_place_whichever_warp_is_first(classes: int, dtype: str, seed: int) -> None:
+    case = Case(
+        f"{dtype} in place C={classes}",
+        dtype=getattr(torch, dtype),
+        shape=(3, classes),
+        layout="odd",
+        options={"inplace": True},
+    )
+    with simulated_triton(90, sched="random", seed=seed, counts=False) as gpu:
+        check_case(case, ops)
+        assert not gpu.reports[-1].warnings
+
+
+# ---- few long rows: parts of them, combined ------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_rows_in_parts(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "gpu_of", lambda device: Gpu(132, 32))
+    with simulated_triton(90, noise=2, counts=False) as gpu:
+        check_case(case, ops)
+    assert [report.grid[1] > 1 for report in gpu.reports[:2]] == [True, False]
+
+
+# ---- what is read and written --------------------------------------------------------------------
+
+
+def one_step(logits: torch.Tensor, **options: Any) -> torch.Tensor:
+    """The gradient."""
+    target = torch.zeros(logits.shape[:1] + logits.shape[2:], dtype=torch.long)
+    inputs = Inputs(logits, target, None, None, None)
+    options = {"label_smoothing": 0.1, **options}
+    return ops.forward(inputs, Options(**options), with_grad=True).grad_logits
+
+
+@pytest.mark.parametrize(
+    ("dtype", "classes", "processors", "reads"),
+    [
+        (torch.float32, 1000, 1, 1),
+        (torch.float32, 32768, 1, 1),
+        (torch.bfloat16, 32001, 1, 1),
+        (torch.float64, 8192, 1, 1),
+        (torch.float32, 32769, 1, 2),
+        (torch.bfloat16, 66000, 1, 2),
+        (torch.bfloat16, 66000, 132, 2),
+        (torch.float64, 8193, 1, 2),
+    ],
+)
+def test_traffic(
+    dtype: torch.dtype,
+    classes: int,
+    processors: int,
+    reads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A row of up to 32768 logits (float64: 8192) is read once, a longer one twice, and the
+    gradient is written once. Beside that, every thread asks for the target's logit."""
+    monkeypatch.setattr(ops, "gpu_of", lambda device: Gpu(processors, 32))
+    logits = torch.randn(2, classes).to(dtype)
+    with simulated_triton(90) as gpu:
+        one_step(logits)
+    whole = logits.numel() * logits.element_size()
+    read = sum(report.tensor(logits).read_bytes for report in gpu.reports)
+    threads = sum(report.grid[0] * report.grid[1] * report.block[0] for report in gpu.reports)
+    assert reads * whole <= read <= reads * whole + 8 * threads * logits.element_size()
+    written = sum(report.written_bytes for report in gpu.reports)
+    assert whole <= written <= 1.02 * whole
+    assert not any(report.warnings for report in gpu.reports)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 4096), (2, 21, 4096)])
+def test_warps_read_and_write_whole_sectors(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    with simulated_triton(90) as gpu:
+        one_step(torch.randn(shape).to(dtype))
+    (report,) = gpu.reports
+    assert report.read_efficiency > 0.95
+    assert report.write_efficiency > 0.9
+
+
+def test_every_position_of_an_image_of_odd_size() -> None:
+    """Rows that lie side by side are read side by side, whatever their number."""
+    with simulated_triton(90) as gpu:
+        one_step(torch.randn(2, 21, 4095))
+    assert gpu.reports[0].read_efficiency > 0.8
+
+
+@pytest.mark.parametrize("strides", [(2**31 + 8, 1), (1, 2**30 + 5)], ids=["rows", "classes"])
+def test_offsets_beyond_32_bits(strides: tuple[int, int]) -> None:
+    """Logits and gradient in memory of which only a few pages are ever touched."""
+    memory = torch.from_numpy(np.zeros(2**32, np.int16)).view(torch.bfloat16)
+    logits = memory.as_strided((2, 4), strides)
+    logits.copy_(torch.randn(2, 4))
+    target = torch.tensor([3, 1])
+    expected = reference(logits, target, label_smoothing=0.1)
+    inputs, options = Inputs(logits, target, None, None, None), Options(inplace=True)
+    with simulated_triton(90, counts=False):
+        outputs = ops.forward(inputs, replace(options, label_smoothing=0.1), with_grad=True)
+    assert_equals_reference(Outcome(outputs.loss, logits), expected, logits)
+
+
+def test_the_same_bits_whatever_the_schedule() -> None:
+    logits = torch.randn(3, 1000)
+    with simulated_triton(90, counts=False):
+        expected = one_step(logits)
+    for seed in range(2):
+        with simulated_triton(90, sched="random", seed=seed, counts=False):
+            assert torch.equal(one_step(logits), expected)
+
+
+# ---- the scaling of a gradient that was made in forward ------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale(dtype: torch.dtype, offset: int) -> None:
+    """Of so much that each program goes round its loop."""
+    buffer = torch.randn(40011).to(dtype)
+    before, values = buffer.clone(), buffer[offset : offset + 40003]
+    factor = torch.tensor(0.3, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    with simulated_triton(90) as gpu:
+        ops.scaled_(values, factor)
+    expected = before[offset : offset + 40003].double() * factor.double()
+    error = (values.double() - expected).abs()
+    assert (error <= 2 * ROUNDING[dtype] * expected.abs() + torch.finfo(dtype).tiny).all()
+    assert torch.equal(buffer[:offset], before[:offset])
+    assert torch.equal(buffer[offset + 40003 :], before[offset + 40003 :])
+    (report,) = gpu.reports
+    assert report.grid[0] * 2048 < len(values)
+    traffic, size = report.tensor(values), values.numel() * values.element_size()
+    assert (traffic.read_bytes, traffic.written_bytes) == (size, size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale_by_one_touches_nothing(dtype: torch.dtype) -> None:
+    values = torch.randn(40003).to(dtype)
+    factor = torch.ones((), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    with simulated_triton(90) as gpu:
+        ops.scaled_(values, factor)
+    traffic = gpu.reports[0].tensor(values)
+    assert (traffic.read_bytes, traffic.written_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("values", [torch.empty(0), torch.ones(3, 8)[:, :5]], ids=["none", "view"])
+def test_scale_without_the_kernel(values: torch.Tensor) -> None:
+    with simulated_triton(90) as gpu:
+        ops.scaled_(values, torch.tensor(0.5))
+    assert not gpu.reports
+    assert (values == 0.5).all()
+
+
+# ---- compilation ---------------------------------------------------------------------------------
+
+
+def test_numbers_do_not_recompile() -> None:
+    """No value of smoothing, scale or ignore_index, nor another number of rows, is a new kernel."""
+    logits = torch.randn(48, 40)
+    with simulated_triton(90, counts=False):
+        one_step(logits[:16], label_smoothing=0.1, logit_scale=0.5, softcap=3.0)
+        cache = loss_kernel.device_caches[triton.runtime.driver.active.get_current_device()][0]
+        kernels = len(cache)
+        for smoothing, scale, cap, ignored, rows in (
+            (0.0, 1.0, 1.0, 0, 32),
+            (1.0, 0.0, 30.0, 1, 48),
+            (0.5, -1.0, 2.0, 16, 16),
+            (0.25, 2.0, 16.0, -(2**40), 32),
+        ):
+            one_step(
+                logits[:rows],
+                label_smoothing=smoothing,
+                logit_scale=scale,
+                softcap=cap,
+                ignore_index=ignored,
+                lse_square_scale=smoothing,
+            )
+        assert len(cache) == kernels

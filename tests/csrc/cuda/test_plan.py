@@ -1,0 +1,169 @@
+"""Which kernel takes which rows, on each architecture: make_plan, and the launches that follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cuda_kernels import ARCHS, Plan, kernel_of, make_plan, needs_cuda, problem_of, simulated_cuda
+from gpu_problem import Case
+from ptxsim import Device
+from torch import Tensor
+
+from labelsmooth._call.problem import Inputs, Options
+
+pytestmark = needs_cuda
+
+CHUNK = 16  # bytes
+RESERVED = 4096  # bytes of shared memory that a plan leaves a block, for sums and for the system
+SIZES = {torch.float32: 4, torch.float64: 8, torch.bfloat16: 2, torch.float16: 2}
+
+
+def plan_of(
+    arch: int,
+    rows: int,
+    classes: int,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    soft: bool = False,
+    gradient: bool = True,
+    forward: bool = True,
+    stride: int | None = None,
+) -> Plan:
+    """The tensors are of no memory: a plan looks at addresses and strides alone."""
+
+    def matrix() -> Tensor:
+        return torch.empty(1, dtype=dtype).expand(rows, classes)
+
+    logits = matrix()
+    target = matrix() if soft else torch.zeros(1, dtype=torch.int64)
+    problem = problem_of(Inputs(logits, target, None, None, None), Options())
+    for part in (problem.logits, problem.grad_logits, problem.target_probs):
+        part.outer_stride, part.class_stride = stride or classes, 1
+    problem.logits.data = problem.grad_logits.data = 1 << 20
+    problem.target_probs.data = 1 << 20 if soft else None
+    problem.grad_logits.data = 1 << 20 if gradient else None
+    problem.target = None if soft else 1 << 20
+    problem.loss = 1 << 20 if forward else None
+    return make_plan(problem, arch)
+
+
+def chunks_of(classes: int, dtype: torch.dtype) -> int:
+    """Of rows that begin at a multiple of 16 bytes, or anywhere."""
+    size = classes * SIZES[dtype]
+    return -(-size // CHUNK) + (size % CHUNK != 0)
+
+
+CLASSES = [1, 100, 256, 1000, 1024, 2048, 2064, 4096, 8192, 16384, 32000, 32768, 50257, 65536]
+CLASSES += [81000, 100000, 128256, 131072, 151936, 180000, 200000, 256000, 262144, 500000, 2000000]
+
+
+@pytest.mark.parametrize("rows", [1, 64, 4096, 100000])
+@pytest.mark.parametrize("dtype", SIZES)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_plans_fit_the_device(arch: int, dtype: torch.dtype, rows: int) -> None:
+    device = Device.of(arch)
+    for classes in CLASSES:
+        for soft in (False, True):
+            plan = plan_of(arch, rows, classes, dtype, soft=soft)
+            chunks, held = chunks_of(classes, dtype), 2 if soft else 1
+            case = f"{classes} classes, soft={soft}"
+            assert (plan.kernel == "warp") == (chunks <= 257), case
+            if plan.kernel == "warp":
+                assert plan.lanes in (4, 8, 16, 32), case
+                assert plan.lanes * plan.chunks >= chunks, case
+                assert plan.shared_bytes == 128 * plan.chunks * CHUNK * held, case
+            elif plan.kernel == "cluster":
+                assert plan.cluster * plan.chunks >= chunks, case
+                assert plan.shared_bytes == plan.chunks * CHUNK * held, case
+                assert plan.cluster in cluster_sizes(arch), case
+                assert plan.threads in (256, 512), case
+            assert plan.shared_bytes + RESERVED <= device.shared_per_block, case
+            if plan.kernel == "cluster" and arch >= 90:
+                assert 2 * (plan.shared_bytes + RESERVED) <= device.shared_per_multiprocessor, case
+
+
+def cluster_sizes(arch: int) -> tuple[int, ...]:
+    return {80: (1,), 90: (1, 2, 4, 8, 16), 100: (1, 2, 4, 8, 16), 120: (1, 2, 4, 8)}[arch]
+
+
+# The longest rows of CLASSES that are read once.
+ONCE = [
+    (80, torch.bfloat16, 81000),
+    (80, torch.float32, 40000),
+    (90, torch.bfloat16, 262144),
+    (90, torch.float32, 262144),
+    (90, torch.float64, 131072),
+    (100, torch.bfloat16, 262144),
+    (100, torch.float32, 262144),
+    (120, torch.bfloat16, 180000),
+    (120, torch.float32, 90000),
+]
+
+
+@pytest.mark.parametrize(("arch", "dtype", "classes"), ONCE)
+def test_rows_that_are_read_once(arch: int, dtype: torch.dtype, classes: int) -> None:
+    for shorter in CLASSES:
+        if shorter <= classes:
+            assert plan_of(arch, 2048, shorter, dtype).kernel in ("warp", "cluster")
+    assert plan_of(arch, 2048, classes, dtype).kernel == "cluster"
+    assert plan_of(arch, 2048, 16 * classes, dtype).kernel == "parts"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_few_rows_fill_the_device(arch: int) -> None:
+    """64 rows of 262144 classes: two blocks at least for each multiprocessor."""
+    multiprocessors = Device.of(arch).multiprocessors
+    for gradient, forward in ((True, True), (False, True), (True, False)):
+        plan = plan_of(arch, 64, 262144, gradient=gradient, forward=forward)
+        blocks = 64 * (plan.cluster if plan.kernel == "cluster" else plan.parts)
+        assert blocks >= 2 * multiprocessors
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_many_rows_are_not_spread(arch: int) -> None:
+    """A row that one block holds is one block's where there are rows enough for all."""
+    assert plan_of(arch, 8192, 16000).cluster == 1
+    assert plan_of(arch, 8192, 2064).cluster == 1
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_rows_that_need_no_holding(arch: int) -> None:
+    """With the gradient in another call there is nothing to hold a row for."""
+    assert plan_of(arch, 64, 32000, gradient=False).kernel == "parts"
+    assert plan_of(arch, 64, 32000, forward=False).kernel == "parts"
+    assert plan_of(arch, 64, 32000, forward=False, soft=True).kernel == "cluster"
+    assert plan_of(arch, 64, 1000, gradient=False).kernel == "warp"
+    assert plan_of(arch, 64, 1000, forward=False).kernel == "warp"
+
+
+LAUNCHES: list[tuple[int, tuple[int, ...], dict[str, Any], str, int, int]] = [
+    # arch, shape, fields of the case, kernel, blocks, cluster
+    (80, (3, 8193), {}, "cluster", 3, 1),
+    (90, (3, 8193), {}, "cluster", 6, 2),
+    (100, (1, 16000), {}, "cluster", 2, 2),
+    (120, (1, 65536), {}, "cluster", 8, 8),
+    (90, (1, 524288), {}, "cluster", 16, 16),
+    (100, (9, 33), {}, "warp", 1, 1),
+    (90, (17, 57), {}, "warp", 3, 1),
+    (90, (3, 40), {"layout": "columns"}, "strided", 1, 1),
+    (80, (2, 20, 70), {}, "strided", 2, 1),
+]
+
+
+@pytest.mark.parametrize(("arch", "shape", "fields", "kernel", "blocks", "cluster"), LAUNCHES)
+def test_launches(
+    arch: int,
+    shape: tuple[int, ...],
+    fields: dict[str, Any],
+    kernel: str,
+    blocks: int,
+    cluster: int,
+) -> None:
+    """What the launchers learn of the device is what the plans above were made of."""
+    gpu = simulated_cuda(arch)
+    problem = Case("launch", dtype=torch.bfloat16, shape=shape, **fields).make()
+    gpu.forward(problem.inputs, problem.options, with_grad=True)
+    [report] = [r for r in gpu.reports if kernel_of(r) != "sum"]
+    assert (kernel_of(report), report.grid[0], report.cluster[0]) == (kernel, blocks, cluster)
