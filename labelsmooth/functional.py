@@ -5,8 +5,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from ._autograd.loss import apply
-from ._backends.choose import choose_backend
+from ._autograd.operator import apply
 from ._call.checks import can_be_read, check_call, check_prior
 from ._call.problem import (
     Backend,
@@ -140,7 +139,7 @@ def loss(
         target = target.long()  # narrower ones hold neither every class nor every ignore_index
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
     inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
-    outputs = apply(inputs, options, choose_backend(options.backend, logits.device))
+    outputs = apply(inputs, options)
     result = outputs.loss.view(shape) if options.reduction == "none" else outputs.loss
     if not options.return_stats:
         return result

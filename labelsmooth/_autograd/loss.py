@@ -5,6 +5,8 @@ backend's formulas, when it is asked for: the gradients of weight, prior, class 
 normalizer, second derivatives, forward mode.
 """
 
+import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,17 +14,24 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from .._backends import native
-from .._call.checks import check_targets
+from .._call.checks import check_targets, is_traced
 from .._call.problem import Inputs, Options, Outputs
 from .derivatives import forward_of, gradient_of, jvp, loss_of, vjp
+from .overwritten import base_of, can_be_overwritten, mark_overwritten
 from .vmap import Samples, with_batch
 
 
 def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
     """The backend's forward, as a node of autograd's graph where there is one."""
-    if _in_transform():
+    if in_transform():
         return Outputs(*_TransformedLoss.apply(*inputs, options, backend, False))
-    return Outputs(*_Loss.apply(*inputs, options, backend, _is_one_step(inputs, options)))
+    if options.inplace and not can_be_overwritten(inputs.logits):
+        options = replace(options, inplace=False)
+    one_step = _is_one_step(inputs, options)
+    outputs = Outputs(*_Loss.apply(*inputs, options, backend, one_step))
+    if one_step and options.inplace:
+        mark_overwritten(base_of(inputs.logits))
+    return outputs
 
 
 def _is_one_step(inputs: Inputs, options: Options) -> bool:
@@ -39,7 +48,7 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
         and options.reduction != "none"
         and logits.dtype != torch.float16
         and torch.is_grad_enabled()
-        and (options.inplace or not torch.compiler.is_compiling())
+        and (options.inplace or not is_traced(logits))
         and not any(tensor is not None and tensor.requires_grad for tensor in others)
     )
 
@@ -59,7 +68,7 @@ def _forward(
         check_targets(inputs, options)
     outputs = backend.forward(inputs, options, with_grad=one_step)
     if one_step and options.inplace:
-        _increment_version(logits)
+        torch.autograd.graph.increment_version(logits)
         return (*outputs[:3], logits.new_empty(0))
     return tuple(outputs)
 
@@ -70,6 +79,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.mark_non_differentiable(row_stats, predicted, grad_logits)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, row_stats, grad_logits)
+    if ctx.options.inplace and not ctx.one_step:
+        ctx.base = weakref.ref(base_of(tensors[0]))
 
 
 class _Loss(Function):
@@ -139,26 +150,28 @@ def _gradient(
     """The gradient of the logits, in whatever mode backward runs."""
     options: Options = ctx.options
     overwritten = ctx.one_step and options.inplace
-    inplace = False
-    if torch.compiler.is_compiling():
-        if overwritten:
-            return inputs.logits * grad_loss
-    elif torch.is_grad_enabled() or _in_transform():
+    if torch.is_grad_enabled() or in_transform():
         if overwritten:
             raise RuntimeError(
                 "create_graph=True needs the logits, which inplace=True has overwritten"
             )
         result: Tensor = _Gradient.apply(grad_loss, row_stats, *inputs, options, ctx.backend)
         return result
-    else:
-        again = _is_needed_again(grad_loss)
-        if ctx.one_step:
-            made = inputs.logits if overwritten else stored
-            return made * grad_loss if again else ctx.backend.scaled_(made, grad_loss)
-        inplace = options.inplace and not again
+    again = _is_needed_again(grad_loss)
+    if ctx.one_step:
+        made = inputs.logits if overwritten else stored
+        if again or is_traced(made):
+            return made * grad_loss
+        scaled: Tensor = ctx.backend.scaled_(made, grad_loss)
+        return scaled
+    inplace = options.inplace and not again
     result = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
     if inplace:
-        _increment_version(inputs.logits)
+        torch.autograd.graph.increment_version(inputs.logits)
+        base = ctx.base()
+        if base is not None and not is_traced(base):
+            with torch.enable_grad():
+                mark_overwritten(base)
     return result
 
 
@@ -217,11 +230,9 @@ class _Gradient(Function):
 # ---- modes of torch ------------------------------------------------------------------------------
 
 
-def _in_transform() -> bool:
-    """Whether torch.func or forward mode is at work; torch.compile traces through both itself."""
-    return not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
+def in_transform() -> bool:
+    """Whether torch.func or forward mode is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _is_needed_again(grad_loss: Tensor) -> bool:
@@ -231,9 +242,3 @@ def _is_needed_again(grad_loss: Tensor) -> bool:
         torch._C._autograd._get_current_graph_task_keep_graph()
         or torch._C._functorch.is_legacy_batchedtensor(grad_loss)
     )
-
-
-def _increment_version(tensor: Tensor) -> None:
-    """Tells autograd that a kernel wrote; compiled graphs know it from the schema."""
-    if not torch.compiler.is_compiling():
-        torch.autograd.graph.increment_version(tensor)

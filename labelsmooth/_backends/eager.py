@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._call.checks import can_be_read
 from .._call.problem import Inputs, Options, Outputs
 
 
@@ -256,6 +257,6 @@ def backward(
 def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
     """The gradient that forward made times the incoming one, in place; where that is 1, as nearly
     always, the CPU reads and writes nothing."""
-    if grad_logits.is_cpu and grad_loss.item() == 1.0:
+    if can_be_read(grad_loss) and grad_loss.item() == 1.0:
         return grad_logits
     return grad_logits.mul_(grad_loss)

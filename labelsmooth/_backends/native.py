@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import _C  # noqa: F401, registers torch.ops.labelsmooth
+from .._call.checks import is_traced
 from .._call.problem import Inputs, Options, Outputs, accumulate_dtype
 from . import eager
 
@@ -67,9 +68,10 @@ def _run(
 ) -> Any:
     """Calls the operator of that name: first what is its own, then what all of them take."""
     label_smoothing: float | Tensor = options.label_smoothing
-    traced = torch.compiler.is_compiling() and _is_traced(inputs.logits, options)
-    if traced:  # multiplied, it stays a variable of the graph
-        label_smoothing = torch.ones((), dtype=torch.float64) * label_smoothing
+    traced = is_traced(inputs.logits) and inputs.logits.is_cpu
+    if traced and not isinstance(label_smoothing, Tensor):
+        label_smoothing = torch.full((), label_smoothing, dtype=torch.float64)
+    traced = isinstance(label_smoothing, Tensor)
     return call(
         name,
         traced,
@@ -88,13 +90,6 @@ def _run(
         options.softcap or 0.0,
         *asked,
     )
-
-
-def _is_traced(logits: Tensor, options: Options) -> bool:
-    """Whether a compiled graph takes the traced overload: not where it would put the only tensor of
-    the CPU into a graph of a device, which keeps it from being a CUDA graph."""
-    is_constant = torch.fx.experimental.symbolic_shapes.has_static_value(options.label_smoothing)
-    return logits.is_cpu or not is_constant
 
 
 def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:

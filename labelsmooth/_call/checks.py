@@ -4,10 +4,18 @@ import os
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .problem import Inputs, Options
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a graph is made of what is done with the tensor, or it has no numbers."""
+    return type(tensor) not in (Tensor, torch.nn.Parameter) or (
+        _get_current_dispatch_mode() is not None
+    )
 
 
 def can_be_read(tensor: Tensor) -> bool:
@@ -15,6 +23,7 @@ def can_be_read(tensor: Tensor) -> bool:
     return (
         tensor.is_cpu
         and not torch.compiler.is_compiling()
+        and not is_traced(tensor)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
 
@@ -46,9 +55,9 @@ def check_targets(inputs: Inputs, options: Options) -> None:
     graph nobody looks; a row without a class is then NaN, as on a device.
     """
     logits, target, *_ = inputs
-    if target.dtype == logits.dtype or target.is_meta or torch.compiler.is_compiling():
-        return
-    if not target.is_cpu and os.environ.get("LABELSMOOTH_CHECK") != "1":
+    if target.dtype == logits.dtype or not (
+        can_be_read(target) or (target.is_cuda and os.environ.get("LABELSMOOTH_CHECK") == "1")
+    ):
         return
     classes = logits.shape[1]
     invalid = ((target < 0) | (target >= classes)) & (target != options.ignore_index)
@@ -134,7 +143,7 @@ def _check_writable(logits: Tensor) -> None:
             f"{tuple(logits.shape)} with strides {logits.stride()}"
         )
     base = logits if logits._base is None else logits._base
-    if base.is_leaf and base.requires_grad and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and any(t.is_leaf and t.requires_grad for t in (logits, base)):
         raise RuntimeError(
             "inplace=True: a leaf Variable that requires grad is being used in an in-place "
             "operation"

@@ -33,7 +33,7 @@ class Options:
     def __post_init__(self) -> None:
         if not isinstance(self.ignore_index, int | torch.SymInt):
             raise TypeError(f"ignore_index: expected an integer, got {self.ignore_index!r}")
-        if not 0.0 <= self.label_smoothing <= 1.0:
+        if not isinstance(self.label_smoothing, Tensor) and not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(
                 f"label_smoothing: expected a number in [0, 1], got {self.label_smoothing}"
             )

@@ -171,8 +171,8 @@ def test_float16() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler looks at it
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_logits_from_outside_are_overwritten(reduction: str) -> None:
-    """The graph begins with the logits, so that what it does to them shows."""
+def test_logits_from_outside_in_place(reduction: str) -> None:
+    """The graph begins with the logits, so that what it does to them would show."""
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         return label_smoothing_loss(logits, target, reduction=reduction, inplace=True)

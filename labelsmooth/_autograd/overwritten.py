@@ -1,0 +1,62 @@
+"""What inplace=True does to the logits, as autograd sees it: never silently wrong.
+
+Whoever saved the logits before they were overwritten finds another version of them in backward, and
+raises. Whoever computes with them afterwards gets a node of autograd's graph that lets no gradient
+through.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._autograd import CreationMeta, _get_creation_meta
+from torch.autograd import Function
+
+from .._call.checks import can_be_read, is_traced
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """The tensor that it is a view of, or itself."""
+    return tensor if tensor._base is None else tensor._base
+
+
+def can_be_overwritten(logits: Tensor) -> bool:
+    """Not where they are a part of a tensor: autograd spreads the gradient of a part over a new
+    tensor of the whole anyway, and who uses other parts must not find a new version of them. Not
+    where they are a view that autograd lets nobody write to, as chunk() makes them. Nor where a
+    traced graph begins with them: who uses them after it would not learn of it.
+    """
+    base = base_of(logits)
+    if base is not logits and (
+        base.numel() != logits.numel() or _get_creation_meta(logits) != CreationMeta.DEFAULT
+    ):
+        return False
+    return not (is_traced(base) and type(base.grad_fn).__name__ == "Error")
+
+
+def mark_overwritten(tensor: Tensor) -> None:
+    """From now on no gradient goes through the tensor and its views to what they were made of."""
+    # Who wrote to it has given it a new version already.
+    with torch.autograd.grad_mode._unsafe_preserve_version_counter(tensor):
+        _Overwritten.apply(tensor)
+
+
+class _Overwritten(Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.mark_dirty(tensor)
+        ctx.set_materialize_grads(False)
+        return tensor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Tensor | None:
+        """Raises; where a look at the gradient would wait for a device, it is NaN instead."""
+        if grad is None:
+            return None
+        if can_be_read(grad) and bool(grad.any()):
+            raise RuntimeError(
+                "logits needed for gradient computation have been modified by an inplace operation:"
+                " they were used after label_smoothing_loss(..., inplace=True), which put their"
+                " gradient in their place. Use them before it, or take inplace=False"
+            )
+        return grad.where(grad == 0, torch.nan)

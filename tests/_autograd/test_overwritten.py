@@ -1,0 +1,274 @@
+"""inplace=True and whoever else needs the logits: right, or an error; in eager and compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from labelsmooth import label_smoothing_loss
+
+N, D, C = 6, 5, 13
+HIDDEN, WEIGHT, TARGET = torch.randn(N, D), torch.randn(C, D), torch.randint(C, (N,))
+
+# How a step is compiled: by which backend of torch.compile, and whether as one graph
+MODES = [("eager", True), ("eager", False), ("aot_eager", True), ("inductor", True)]
+
+pytestmark = [  # torch's own, while it compiles
+    pytest.mark.filterwarnings("ignore:Error detected in:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+Loss = Callable[..., Tensor]  # of logits and a target; one more argument asks for inplace
+
+
+def alone(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return loss(logits, TARGET, inplace)
+
+
+def alone_as_a_view(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return loss(logits.view(2, N // 2, C).view(-1, C), TARGET, inplace)
+
+
+def saved_before(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    z = logits.logsumexp(1).square().mean()
+    return loss(logits, TARGET, inplace) + z
+
+
+def loss_before(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return loss(logits, TARGET - 1 + (TARGET == 0)) + loss(logits, TARGET, inplace)
+
+
+def result_before(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    """The node that made the logits needs them."""
+    return loss(logits.exp(), TARGET, inplace)
+
+
+def used_after(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    value = loss(logits, TARGET, inplace)
+    return value + 0.1 * logits.logsumexp(1).square().mean()
+
+
+def used_linearly_after(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    """By a node that saves nothing."""
+    return loss(logits, TARGET, inplace) + logits.sum()
+
+
+def view_used_after(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    flat = logits.view(-1)
+    return loss(logits, TARGET, inplace) + flat.sum()
+
+
+def base_used_after(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return loss(logits.view(2, N // 2, C).flatten(0, 1), TARGET, inplace) + logits.sum()
+
+
+def loss_after(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return loss(logits, TARGET, inplace) + loss(logits, TARGET - 1 + (TARGET == 0))
+
+
+def overwritten_twice(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return loss(logits, TARGET, inplace) + loss(logits, TARGET, inplace)
+
+
+def written_to_after(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    value = loss(logits, TARGET, inplace)
+    if inplace:
+        logits.detach().mul_(2)
+    return value
+
+
+def slices(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    """A chunked loop: no part is in another's way."""
+    parts = [logits[i : i + 2] for i in range(0, N, 2)]
+    return sum(loss(p, t, inplace) for p, t in zip(parts, TARGET.split(2), strict=True))
+
+
+def slices_made_one_by_one(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return sum(loss(logits[i : i + 2], TARGET[i : i + 2], inplace) for i in range(0, N, 2))
+
+
+def chunks(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    """Views to which autograd lets nobody write."""
+    pairs = zip(logits.chunk(3), TARGET.chunk(3), strict=True)
+    return sum(loss(p, t, inplace) for p, t in pairs)
+
+
+def one_chunk(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return loss(logits.chunk(1)[0], TARGET, inplace)
+
+
+def rows_unbound(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
+    return sum(loss(p, t, inplace) for p, t in zip(logits.unbind(), TARGET.unbind(), strict=True))
+
+
+RIGHT = [alone, alone_as_a_view, slices, slices_made_one_by_one, chunks, one_chunk, rows_unbound]
+OTHERS = [
+    *(saved_before, loss_before, result_before),
+    *(used_after, used_linearly_after, view_used_after, base_used_after),
+    *(loss_after, overwritten_twice, written_to_after),
+]
+
+
+def gradient(
+    use: Callable[..., Tensor], inplace: bool, mode: tuple[str, bool] | None, **options: Any
+) -> Tensor:
+    """Of the projection that makes the logits."""
+    dtype = options.pop("dtype", torch.float32)
+    leaf = WEIGHT.clone().requires_grad_()
+
+    def loss(logits: Tensor, target: Tensor, inplace: bool = False) -> Tensor:
+        return label_smoothing_loss(
+            logits, target, label_smoothing=0.1, inplace=inplace, **options
+        ).sum()
+
+    def step(leaf: Tensor) -> Tensor:
+        return use((HIDDEN @ leaf.t()).to(dtype), loss, inplace)
+
+    if mode is not None:
+        compiler, fullgraph = mode
+        step = torch.compile(step, backend=compiler, fullgraph=fullgraph)
+    return torch.autograd.grad(step(leaf), leaf)[0]
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.01, "atol": 0.01}
+
+
+def is_right_or_an_error(use: Callable[..., Tensor], mode: Any, **options: Any) -> bool:
+    """Whether it is right; else autograd raised, or all that it let through is NaN."""
+    expected = gradient(use, False, None, **options)
+    try:
+        ours = gradient(use, True, mode, **options)
+    except RuntimeError as error:  # a compiler may raise it as one of its own
+        assert "modified by an inplace operation" in str(error)  # noqa: PT017
+        return False
+    if ours.isnan().all():
+        assert mode is not None  # where numbers are at hand autograd raises
+        return False
+    torch.testing.assert_close(ours, expected, **tolerance(options.get("dtype", torch.float32)))
+    return True
+
+
+# One step and two: float16 and "none" keep the logits until backward.
+WAYS = [("mean", torch.float32), ("none", torch.float32), ("sum", torch.float16)]
+
+
+@pytest.mark.parametrize(("reduction", "dtype"), WAYS)
+@pytest.mark.parametrize("use", RIGHT)
+def test_right(
+    use: Callable[..., Tensor], reduction: str, dtype: torch.dtype, backend: str
+) -> None:
+    options = {"reduction": reduction, "dtype": dtype, "backend": backend}
+    assert is_right_or_an_error(use, None, **options)
+
+
+@pytest.mark.parametrize(("reduction", "dtype"), WAYS)
+@pytest.mark.parametrize("use", OTHERS)
+def test_right_or_an_error(
+    use: Callable[..., Tensor], reduction: str, dtype: torch.dtype, backend: str
+) -> None:
+    options = {"reduction": reduction, "dtype": dtype, "backend": backend}
+    right = is_right_or_an_error(use, None, **options)
+    if (reduction, dtype) == ("mean", torch.float32):  # their values were gone: always an error
+        assert not right
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_right_compiled(mode: tuple[str, bool], reduction: str, backend: str) -> None:
+    uses = RIGHT if mode == ("aot_eager", True) else [alone_as_a_view, slices]
+    for use in uses:
+        assert is_right_or_an_error(use, mode, reduction=reduction, backend=backend), use.__name__
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_right_or_an_error_compiled(mode: tuple[str, bool], reduction: str, backend: str) -> None:
+    uses = OTHERS if mode == ("aot_eager", True) else [saved_before, used_after]
+    for use in uses:
+        is_right_or_an_error(use, mode, reduction=reduction, backend=backend)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler looks at it
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_used_after_the_graph(reduction: str, compiler: str, backend: str) -> None:
+    """What a graph begins with may be used after it, so the compilers' graphs leave it alone."""
+
+    def loss(logits: Tensor) -> Tensor:
+        options: dict[str, Any] = {"reduction": reduction, "inplace": True, "backend": backend}
+        return label_smoothing_loss(logits, TARGET, **options).sum()
+
+    leaf = torch.randn(N, C, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss(leaf.clone()) + leaf.sum(), leaf)
+    logits = leaf.clone()
+    value = torch.compile(loss, fullgraph=True, backend=compiler)(logits)
+    try:
+        (ours,) = torch.autograd.grad(value + logits.sum(), leaf)
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)  # noqa: PT017
+    else:
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_used_after_backward(reduction: str, backend: str) -> None:
+    """Whichever call overwrote them, in backward they are gone; and no node between saved them."""
+    leaf = torch.randn(N, C, requires_grad=True)
+    for view in (lambda x: x, lambda x: x.view(2, N // 2, C).view(N, C)):
+        logits = leaf.clone()
+        options: dict[str, Any] = {"reduction": reduction, "inplace": True, "backend": backend}
+        label_smoothing_loss(view(logits), TARGET, **options).sum().backward()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            logits.logsumexp(1).sum().backward()
+
+
+def test_parts_keep_their_values(backend: str) -> None:
+    logits = torch.randn(N, C, requires_grad=True).clone()
+    before = logits.detach().clone()
+    for part in (logits[:2], logits[:, ::2], *logits.chunk(2), logits.unbind()[0].unsqueeze(0)):
+        target = torch.zeros(len(part), dtype=torch.int64)
+        label_smoothing_loss(part, target, inplace=True, backend=backend).backward()
+        assert torch.equal(logits, before)
+
+
+def test_a_leaf_that_is_a_view(backend: str) -> None:
+    leaf = torch.randn(N, C).view(C, N).view(N, C).requires_grad_()
+    before = leaf.detach().clone()
+    with pytest.raises(RuntimeError, match="leaf"):
+        label_smoothing_loss(leaf, TARGET, inplace=True, backend=backend)
+    assert torch.equal(leaf, before)
+
+
+def test_values_without_a_gradient_may_be_read(backend: str) -> None:
+    """By whoever wants the gradient that is there now; autograd is not asked."""
+    logits = torch.randn(N, C, requires_grad=True) * 1
+    loss = label_smoothing_loss(logits, TARGET, inplace=True, backend=backend)
+    norm = logits.detach().norm()
+    loss.backward()
+    assert norm < 2
+
+
+def test_what_others_hold_lives_no_longer(backend: str) -> None:
+    """The mark holds on to nothing: without the loss the logits' memory is free."""
+    import weakref
+
+    logits = torch.randn(N, C, requires_grad=True) * 1
+    dead = weakref.ref(logits)
+    loss = label_smoothing_loss(logits, TARGET, inplace=True, backend=backend)
+    del logits
+    loss.backward()
+    assert dead() is None
