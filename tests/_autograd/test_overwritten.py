@@ -1,4 +1,4 @@
-"""inplace=True and whoever else needs the logits: right, or an error; in eager and compiled code."""
+"""inplace=True and who else needs the logits: right, or an error; in eager and compiled code."""
 
 from __future__ import annotations
 

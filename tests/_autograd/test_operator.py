@@ -1,0 +1,158 @@
+"""The loss as one operator of a graph: opcheck, torch.export, torch.func inside a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from checks import REDUCTIONS
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.library import opcheck
+
+from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth._autograd.operator import NAMES, OPTIONS
+from labelsmooth._call.problem import Options
+
+N, D, C = 5, 4, 7
+TARGET = torch.randint(C, (N,))
+
+pytestmark = [  # torch's own, while it compiles
+    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+# ---- the operators themselves --------------------------------------------------------------------
+
+
+def arguments(reduction: str, backend: str, **options: Any) -> tuple[tuple[Any, ...], Any]:
+    """Tensors, and every option by its name."""
+    options = {"label_smoothing": 0.1, "reduction": reduction, "backend": backend, **options}
+    made = Options(**options)
+    logits = torch.randn(N, C, requires_grad=True)
+    return (logits, TARGET, None, None, None), {name: getattr(made, name) for name in OPTIONS}
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("options", [{}, {"return_stats": True, "softcap": 3.0}], ids=str)
+def test_opcheck(options: dict[str, Any], reduction: str, backend: str) -> None:
+    """Its schema, its autograd, its fake version, and that it compiles for any number of rows."""
+    tensors, keywords = arguments(reduction, backend, **options)
+    opcheck(torch.ops.labelsmooth.loss.default, tensors, keywords)
+    keywords["label_smoothing"] = torch.tensor(0.1, dtype=torch.float64)
+    opcheck(torch.ops.labelsmooth.loss.traced, tensors, keywords)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_opcheck_in_place(reduction: str, backend: str) -> None:
+    """Without grad, for a leaf that requires it cannot be overwritten."""
+    (logits, *others), keywords = arguments(reduction, backend)
+    tensors = (logits.detach(), *others)
+    opcheck(torch.ops.labelsmooth.loss_.default, tensors, keywords)
+    keywords["label_smoothing"] = torch.tensor(0.1, dtype=torch.float64)
+    opcheck(torch.ops.labelsmooth.loss_.traced, tensors, keywords)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_every_option_but_inplace(name: str) -> None:
+    operator, _, overload = name.partition(".")
+    schema = getattr(getattr(torch.ops.labelsmooth, operator), overload or "default")._schema
+    options = [a.name for a in schema.arguments if a.kwarg_only]
+    assert {*options, "inplace"} == {*Options.__dataclass_fields__}
+    written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+    assert written == (["logits"] if operator == "loss_" else [])
+
+
+# ---- torch.export --------------------------------------------------------------------------------
+
+
+class Model(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(D, C)
+        self.loss = FusedLabelSmoothingLoss(label_smoothing=0.1, **options)
+
+    def forward(self, hidden: Tensor, target: Tensor) -> Any:
+        return self.loss(self.layer(hidden), target).sum()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_an_exported_module_trains(
+    reduction: str, inplace: bool, strict: bool, backend: str
+) -> None:
+    """Every gradient is there and right, for other rows than those it was exported with."""
+    model = Model(reduction=reduction, inplace=inplace, backend=backend)
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(
+        model,
+        (torch.randn(N, D), TARGET),
+        dynamic_shapes=({0: rows}, {0: rows}),
+        strict=strict,
+    ).module()
+    hidden, target = torch.randn(3, D), TARGET[:3]
+    loss, expected = program(hidden, target), model(hidden, target)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    gradients = [p.grad for p in program.parameters()]
+    expected.backward()
+    torch.testing.assert_close(gradients, [p.grad for p in model.parameters()])
+
+
+# ---- transforms and graphs -----------------------------------------------------------------------
+
+
+def of_logits(loss: Callable[..., Tensor], **options: Any) -> Callable[[Tensor], Tensor]:
+    return lambda logits: loss(logits, TARGET, label_smoothing=0.1, **options)
+
+
+def dual(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(loss(forward_ad.make_dual(x, x.cos()))).tangent
+
+
+TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "grad": lambda loss, x: torch.func.grad(loss)(x),
+    "vmap": lambda loss, x: torch.vmap(loss)(torch.stack([x, 2 * x])),
+    "per-sample grad": lambda loss, x: torch.vmap(torch.func.grad(loss))(torch.stack([x, 2 * x])),
+    "jvp": lambda loss, x: torch.func.jvp(loss, (x,), (x.cos(),))[1],
+    "hessian": lambda loss, x: torch.func.hessian(loss)(x),
+    "forward mode": dual,
+}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_inside_a_graph(
+    transform: str, compiler: str, inplace: bool, backend: str
+) -> None:
+    """Right, as F.cross_entropy's are; a graph's nodes are differentiated one by one."""
+    x, take = torch.randn(N, C), TRANSFORMS[transform]
+    ours = of_logits(label_smoothing_loss, backend=backend, inplace=inplace)
+    compiled = torch.compile(lambda x: take(ours, x), backend=compiler)
+    torch.testing.assert_close(compiled(x), take(of_logits(F.cross_entropy), x))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_no_graph_break(inplace: bool, backend: str) -> None:
+    def step(hidden: Tensor, layer: Tensor) -> Tensor:
+        return label_smoothing_loss(hidden @ layer, TARGET, inplace=inplace, backend=backend)
+
+    layer = torch.randn(D, C, requires_grad=True)
+    told = torch._dynamo.explain(step)(torch.randn(N, D), layer)
+    assert (told.graph_count, told.graph_break_count) == (1, 0)
