@@ -12,7 +12,8 @@ html_title = f"labelsmooth {release}"
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 2
-autodoc_typehints = "none"  # the text gives shapes too
+autodoc_typehints = "signature"
+maximum_signature_line_length = 100
 
 nitpicky = True  # a reference that leads nowhere is an error, but torch's own, which are not here
 nitpick_ignore_regex = [("py:.*", r"torch\..*")]

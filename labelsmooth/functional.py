@@ -1,21 +1,27 @@
 """Label-smoothed cross-entropy as a function: shapes, choice of backend and phase, autograd."""
 
-from typing import Literal, NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, Protocol, overload
 
 import torch
 from torch import Tensor
 
 from ._autograd.operator import apply
-from ._call.checks import can_be_read, check_call, check_prior
+from ._call.checks import check_call, check_logit_scale, check_prior, check_writable
+from ._call.declare import check_names, set_signature
 from ._call.problem import (
-    Backend,
+    CallArguments,
+    CallWithoutStats,
+    CallWithStats,
     Inputs,
-    Objective,
     Options,
-    Reduction,
-    SmoothOver,
     accumulate_dtype,
 )
+from ._call.values import as_number
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = ParamSpec("R")
 
 
 class LossStats(NamedTuple):
@@ -31,93 +37,59 @@ class LossStats(NamedTuple):
     predicted: Tensor
 
 
-@overload
+Result = Tensor | tuple[Tensor, LossStats]
+
+
+class LossFunction(Protocol[P, Q, R]):
+    """A function whose loss comes with statistics where return_stats is True."""
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor: ...
+    @overload
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> tuple[Tensor, LossStats]: ...
+    @overload
+    def __call__(self, *args: R.args, **kwargs: R.kwargs) -> Result: ...
+
+
+def loss_function_of(
+    without_stats: Callable[P, Any], with_stats: Callable[Q, Any], either: Callable[R, Any]
+) -> Callable[[Any], LossFunction[P, Q, R]]:
+    """For a function that takes what is declared."""
+
+    def decorate(function: Any) -> LossFunction[P, Q, R]:
+        set_signature(function, either, returns=Result)
+        decorated: LossFunction[P, Q, R] = function
+        return decorated
+
+    return decorate
+
+
+@loss_function_of(CallWithoutStats, CallWithStats, CallArguments)
 def label_smoothing_loss(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    *,
-    smooth_over: SmoothOver = "all",
+    *positional: Any,
     prior: Tensor | None = None,
-    objective: Objective = "cross_entropy",
-    from_log_probs: bool = False,
-    lse_square_scale: float = 0.0,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    inplace: bool = False,
-    return_stats: Literal[False] = False,
-    backend: Backend = "auto",
+    logit_scale: Tensor | float = 1.0,
     normalizer: Tensor | float | None = None,
-) -> Tensor: ...
-
-
-@overload
-def label_smoothing_loss(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    *,
-    smooth_over: SmoothOver = "all",
-    prior: Tensor | None = None,
-    objective: Objective = "cross_entropy",
-    from_log_probs: bool = False,
-    lse_square_scale: float = 0.0,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    inplace: bool = False,
-    return_stats: Literal[True],
-    backend: Backend = "auto",
-    normalizer: Tensor | float | None = None,
-) -> tuple[Tensor, LossStats]: ...
-
-
-def label_smoothing_loss(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    *,
-    smooth_over: SmoothOver = "all",
-    prior: Tensor | None = None,
-    objective: Objective = "cross_entropy",
-    from_log_probs: bool = False,
-    lse_square_scale: float = 0.0,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    inplace: bool = False,
-    return_stats: bool = False,
-    backend: Backend = "auto",
-    normalizer: Tensor | float | None = None,
-) -> Tensor | tuple[Tensor, LossStats]:
+    **keywords: Any,
+) -> Result:
     """Label-smoothed cross-entropy between logits and target.
 
     The arguments are those of :class:`labelsmooth.FusedLabelSmoothingLoss`, which describes them.
+    Here ``logit_scale`` may also be a tensor of one element, which gets its gradient: a learned
+    temperature. The logits are then multiplied by it before all else, which takes a tensor of their
+    size; ``inplace`` overwrites that one.
     """
-    options = Options(
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        smooth_over=smooth_over,
-        objective=objective,
-        from_log_probs=from_log_probs,
-        lse_square_scale=lse_square_scale,
-        logit_scale=logit_scale,
-        softcap=softcap,
-        inplace=inplace,
-        return_stats=return_stats,
-        backend=backend,
-    )
-    if prior is not None and can_be_read(prior):
-        check_prior(prior, options)
-    return loss(logits, target, weight, prior, normalizer, options)
+    number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
+    try:
+        options = Options(*positional, logit_scale=number, **keywords)
+    except TypeError:
+        check_names(label_smoothing_loss, logits, target, weight, *positional, **keywords)
+        raise
+    check_prior(prior, options)
+    return loss(logits, target, weight, prior, normalizer, options, scale)
 
 
 def loss(
@@ -127,17 +99,20 @@ def loss(
     prior: Tensor | None,
     normalizer: Tensor | float | None,
     options: Options,
-) -> Tensor | tuple[Tensor, LossStats]:
-    """`label_smoothing_loss`, its options made."""
-    for name, tensor in (("logits", logits), ("target", target)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if target.dtype != logits.dtype and target.is_floating_point() and _in_autocast(logits):
-        target = target.to(logits.dtype)
+    scale: Tensor | None = None,
+) -> Result:
+    """`label_smoothing_loss`, its options made; the logits are multiplied by the scale before."""
     check_call(logits, target, weight, prior, normalizer, options)
-    if target.dtype != logits.dtype:
-        target = target.long()  # narrower ones hold neither every class nor every ignore_index
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
+    if target.is_floating_point():
+        logits, target = _in_one_dtype(logits, target)
+    else:
+        target = target.long()  # narrower ones hold neither every class nor every ignore_index
+    if scale is not None:
+        check_logit_scale(scale, logits)
+        logits = _scaled(logits, scale)
+    if options.inplace:
+        check_writable(logits)
     inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
     outputs = apply(inputs, options)
     result = outputs.loss.view(shape) if options.reduction == "none" else outputs.loss
@@ -159,9 +134,12 @@ def _in_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits, target
 
 
-def _in_autocast(logits: Tensor) -> bool:
-    """Where autocast is on, arguments of any floating-point dtype fit together."""
-    return torch.is_autocast_enabled(logits.device.type)
+def _in_one_dtype(logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """The narrower one widened; float64 probabilities are rounded to the float32 of the sums."""
+    if probabilities.dtype == logits.dtype:
+        return logits, probabilities
+    dtype = accumulate_dtype(logits)
+    return logits.to(dtype), probabilities.to(dtype)
 
 
 def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:
@@ -171,4 +149,16 @@ def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | No
         isinstance(normalizer, Tensor) and normalizer.device == logits.device
     ):
         return normalizer
+    if not isinstance(normalizer, Tensor):
+        normalizer = as_number("normalizer", normalizer)
     return torch.ones((), dtype=accumulate_dtype(logits), device=logits.device) * normalizer
+
+
+def _scaled(logits: Tensor, scale: Tensor) -> Tensor:
+    """The product by autograd, which has the gradient of the scale too: one tensor of N x C more.
+
+    16-bit logits are rounded once more, as in torch's own `cross_entropy(logits * scale)`. A scale
+    on the CPU gets to the logits' device with the arguments of the product.
+    """
+    scale = scale.reshape(())  # so that it does not widen the logits
+    return logits * (scale if scale.is_cpu else scale.to(logits.device))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from .._backends import native
-from .._call.checks import check_targets, is_traced
+from .._call.checks import check_targets, has_values
 from .._call.problem import Inputs, Options, Outputs
 from .derivatives import forward_of, gradient_of, jvp, loss_of, vjp
 from .overwritten import base_of, can_be_overwritten, mark_overwritten
@@ -48,7 +48,7 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
         and options.reduction != "none"
         and logits.dtype != torch.float16
         and torch.is_grad_enabled()
-        and (options.inplace or not is_traced(logits))
+        and (options.inplace or has_values(logits))
         and not any(tensor is not None and tensor.requires_grad for tensor in others)
     )
 
@@ -160,7 +160,7 @@ def _gradient(
     again = _is_needed_again(grad_loss)
     if ctx.one_step:
         made = inputs.logits if overwritten else stored
-        if again or is_traced(made):
+        if again or not has_values(made):
             return made * grad_loss
         scaled: Tensor = ctx.backend.scaled_(made, grad_loss)
         return scaled
@@ -169,7 +169,7 @@ def _gradient(
     if inplace:
         torch.autograd.graph.increment_version(inputs.logits)
         base = ctx.base()
-        if base is not None and not is_traced(base):
+        if base is not None and has_values(base):
             with torch.enable_grad():
                 mark_overwritten(base)
     return result

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._C._autograd import CreationMeta, _get_creation_meta
 from torch.autograd import Function
 
-from .._call.checks import can_be_read, is_traced
+from .._call.checks import can_be_read, has_values
 
 
 def base_of(tensor: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def can_be_overwritten(logits: Tensor) -> bool:
         base.numel() != logits.numel() or _get_creation_meta(logits) != CreationMeta.DEFAULT
     ):
         return False
-    return not (is_traced(base) and type(base.grad_fn).__name__ == "Error")
+    return has_values(base) or type(base.grad_fn).__name__ != "Error"
 
 
 def mark_overwritten(tensor: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import _C  # noqa: F401, registers torch.ops.labelsmooth
-from .._call.checks import is_traced
+from .._call.checks import has_values
 from .._call.problem import Inputs, Options, Outputs, accumulate_dtype
 from . import eager
 
@@ -68,7 +68,7 @@ def _run(
 ) -> Any:
     """Calls the operator of that name: first what is its own, then what all of them take."""
     label_smoothing: float | Tensor = options.label_smoothing
-    traced = is_traced(inputs.logits) and inputs.logits.is_cpu
+    traced = not has_values(inputs.logits) and inputs.logits.is_cpu
     if traced and not isinstance(label_smoothing, Tensor):
         label_smoothing = torch.full((), label_smoothing, dtype=torch.float64)
     traced = isinstance(label_smoothing, Tensor)

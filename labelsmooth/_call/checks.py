@@ -1,36 +1,46 @@
 """What a caller may get wrong, told before anything is written: expected and received."""
 
 import os
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch import Tensor, nn
 
 from .problem import Inputs, Options
+from .values import described
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def is_traced(tensor: Tensor) -> bool:
-    """Whether a graph is made of what is done with the tensor, or it has no numbers."""
-    return type(tensor) not in (Tensor, torch.nn.Parameter) or (
-        _get_current_dispatch_mode() is not None
-    )
+# ---- values: looked at only where that is possible -----------------------------------------------
 
 
-def can_be_read(tensor: Tensor) -> bool:
-    """Whether a look at the values neither waits for a device nor breaks a graph or transform."""
+def has_values(tensor: Any) -> bool:
+    """Whether it is a plain tensor outside of any graph, transform or mode: numbers in memory."""
     return (
-        tensor.is_cpu
-        and not torch.compiler.is_compiling()
-        and not is_traced(tensor)
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout == torch.strided
+        and not (tensor.is_nested or tensor.is_meta)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)
+        and torch._C._len_torch_dispatch_stack() == 0
     )
 
 
-def check_prior(prior: Tensor, options: Options) -> None:
-    """Raises ValueError unless the prior is a distribution that the options can smooth over."""
-    values = prior.detach().cpu().double()
+def can_be_read(tensor: Any) -> bool:
+    """Whether a look at the values neither waits for a device nor breaks a graph or transform."""
+    return has_values(tensor) and tensor.is_cpu
+
+
+def check_prior(prior: Any, options: Options) -> None:
+    """Raises ValueError unless the prior is a distribution that the options can smooth over.
+
+    Whether it is a prior by its shape and dtype, `check_class_vector` says.
+    """
+    if not can_be_read(prior) or prior.dim() != 1 or not prior.is_floating_point():
+        return
+    values = prior.detach().double()
     total = float(values.sum())
     if not bool((values >= 0).all()) or abs(total - 1.0) > 1e-3:
         raise ValueError(
@@ -51,13 +61,14 @@ def check_prior(prior: Tensor, options: Options) -> None:
 def check_targets(inputs: Inputs, options: Options) -> None:
     """Raises IndexError where a class index is no class and not ignored.
 
-    On the CPU, and with LABELSMOOTH_CHECK=1 everywhere: it waits for the device. In a compiled
-    graph nobody looks; a row without a class is then NaN, as on a device.
+    On the CPU, and with LABELSMOOTH_CHECK=1 everywhere: it waits for the device. Where the values
+    cannot be read, as in a compiled graph, nobody looks; a row without a class is then NaN, as on a
+    device.
     """
     logits, target, *_ = inputs
-    if target.dtype == logits.dtype or not (
-        can_be_read(target) or (target.is_cuda and os.environ.get("LABELSMOOTH_CHECK") == "1")
-    ):
+    if target.dtype == logits.dtype or not has_values(target):
+        return
+    if not target.is_cpu and os.environ.get("LABELSMOOTH_CHECK") != "1":
         return
     classes = logits.shape[1]
     invalid = ((target < 0) | (target >= classes)) & (target != options.ignore_index)
@@ -69,6 +80,42 @@ def check_targets(inputs: Inputs, options: Options) -> None:
         )
 
 
+# ---- kinds, dtypes, shapes, devices --------------------------------------------------------------
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raises TypeError unless it is a tensor that is whole and dense."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {described(value)}")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(f"{name}: expected a dense tensor, got {described(value)}")
+    if type(value) is not Tensor and hasattr(value, "to_local"):
+        raise TypeError(
+            f"{name}: expected a plain tensor, got {described(value)}; where each rank holds all "
+            "classes, give its to_local()"
+        )
+
+
+def check_class_vector(name: str, vector: Any, classes: int | None = None) -> None:
+    """Raises unless it is one floating-point number for each class, however many these are."""
+    check_tensor(name, vector)
+    if vector.dim() != 1 or classes not in (None, vector.shape[0]):
+        expected = "C" if classes is None else classes
+        raise ValueError(f"{name}: expected shape ({expected},), got {tuple(vector.shape)}")
+    if not vector.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point dtype, got {vector.dtype}")
+
+
+def check_logit_scale(scale: Tensor, logits: Tensor) -> None:
+    check_tensor("logit_scale", scale)
+    if scale.is_meta and not logits.is_meta:
+        raise ValueError(f"logit_scale: expected device {logits.device}, got {scale.device}")
+    if scale.numel() != 1 or scale.is_complex() or scale.dtype == torch.bool:
+        raise ValueError(
+            f"logit_scale: expected a number or a tensor of one, got {described(scale)}"
+        )
+
+
 def check_call(
     logits: Tensor,
     target: Tensor,
@@ -77,6 +124,8 @@ def check_call(
     normalizer: Tensor | float | None,
     options: Options,
 ) -> None:
+    check_tensor("logits", logits)
+    check_tensor("target", target)
     if logits.dtype not in DTYPES:
         raise TypeError(f"logits: expected a floating-point dtype of {DTYPES}, got {logits.dtype}")
     if logits.dim() == 0:
@@ -85,32 +134,13 @@ def check_call(
     classes = logits.shape[class_axis]
     if classes == 0:
         raise ValueError(f"logits: expected at least one class, got shape {tuple(logits.shape)}")
-    if target.dtype == logits.dtype:
-        expected = tuple(logits.shape)
-        if options.smooth_over == "others":
-            raise ValueError(
-                "smooth_over='others': expected class indices, got class probabilities"
-            )
-    elif target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise TypeError(f"target: expected an integer dtype or {logits.dtype}, got {target.dtype}")
-    else:
-        expected = tuple(logits.shape[:class_axis] + logits.shape[class_axis + 1 :])
-    if tuple(target.shape) != expected:
-        raise ValueError(
-            f"target: expected shape {expected} for logits of shape {tuple(logits.shape)}, "
-            f"got {tuple(target.shape)}"
-        )
-    if target.device != logits.device:
-        raise ValueError(f"target: expected device {logits.device}, got {target.device}")
+    _check_target(target, logits, class_axis, options)
     for name, vector in (("weight", weight), ("prior", prior)):
         if vector is None:
             continue
-        if vector.shape != (classes,):
-            raise ValueError(f"{name}: expected shape ({classes},), got {tuple(vector.shape)}")
+        check_class_vector(name, vector, classes)
         if vector.device != logits.device:
             raise ValueError(f"{name}: expected device {logits.device}, got {vector.device}")
-        if not vector.is_floating_point():
-            raise TypeError(f"{name}: expected a floating-point dtype, got {vector.dtype}")
     if (
         options.smooth_over == "others"
         and prior is None
@@ -118,25 +148,57 @@ def check_call(
         and options.label_smoothing > 0
     ):
         raise ValueError("smooth_over='others': expected at least two classes, got 1")
-    if options.inplace:
-        _check_writable(logits)
     if normalizer is not None:
-        if options.reduction != "mean":
-            raise ValueError(f"normalizer: expected reduction='mean', got {options.reduction!r}")
-        if isinstance(normalizer, Tensor) and normalizer.dim() != 0:
-            raise ValueError(
-                f"normalizer: expected a 0-d tensor, got shape {tuple(normalizer.shape)}"
+        _check_normalizer(normalizer, logits, options)
+
+
+def _check_target(target: Tensor, logits: Tensor, class_axis: int, options: Options) -> None:
+    rows = logits.shape[:class_axis] + logits.shape[class_axis + 1 :]
+    expected = rows
+    if target.is_floating_point():
+        expected = logits.shape
+        if target.shape == rows:
+            raise TypeError(
+                "target: expected an integer dtype for class indices of shape "
+                f"{tuple(rows)}, or class probabilities of shape {tuple(expected)}, "
+                f"got {target.dtype} of shape {tuple(rows)}"
             )
-        if isinstance(normalizer, Tensor):
-            if normalizer.is_complex() or normalizer.dtype == torch.bool:
-                raise TypeError(f"normalizer: expected a real number, got {normalizer.dtype}")
-            if normalizer.device not in (logits.device, torch.device("cpu")):
-                raise ValueError(
-                    f"normalizer: expected device {logits.device}, got {normalizer.device}"
-                )
+        if options.smooth_over == "others":
+            raise ValueError(
+                "smooth_over='others': expected class indices, got class probabilities"
+            )
+        if options.ignore_index >= 0:
+            raise ValueError(
+                f"ignore_index={options.ignore_index}: expected class indices, got class "
+                "probabilities, of which none can be that class"
+            )
+    elif target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"target: expected an integer or floating-point dtype, got {target.dtype}")
+    if target.shape != expected:
+        raise ValueError(
+            f"target: expected shape {tuple(expected)} for logits of shape "
+            f"{tuple(logits.shape)}, got {tuple(target.shape)}"
+        )
+    if target.device != logits.device:
+        raise ValueError(f"target: expected device {logits.device}, got {target.device}")
 
 
-def _check_writable(logits: Tensor) -> None:
+def _check_normalizer(normalizer: Tensor | float, logits: Tensor, options: Options) -> None:
+    if options.reduction != "mean":
+        raise ValueError(f"normalizer: expected reduction='mean', got {options.reduction!r}")
+    if not isinstance(normalizer, Tensor):
+        return  # as_number says what it is, if not that
+    check_tensor("normalizer", normalizer)
+    if normalizer.dim() != 0:
+        raise ValueError(f"normalizer: expected a 0-d tensor, got shape {tuple(normalizer.shape)}")
+    if normalizer.is_complex() or normalizer.dtype == torch.bool:
+        raise TypeError(f"normalizer: expected a real number, got {normalizer.dtype}")
+    if normalizer.device not in (logits.device, torch.device("cpu")):
+        raise ValueError(f"normalizer: expected device {logits.device}, got {normalizer.device}")
+
+
+def check_writable(logits: Tensor) -> None:
+    """Raises where a gradient in the logits' place would be wrong, or autograd would not know."""
     if _may_overlap(logits):
         raise ValueError(
             "inplace=True: expected logits whose elements do not share memory, got shape "

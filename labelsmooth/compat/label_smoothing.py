@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .._buffers import Float32Buffers
 from ..functional import label_smoothing_loss
 
 NO_INDEX = torch.iinfo(torch.int64).min  # the classes here ignore no row
@@ -60,7 +61,7 @@ class LabelSmoothing(nn.Module):
         return f"size={self.size}, smoothing={self.smoothing}"
 
 
-class LabelSmoothingLoss(nn.Module):
+class LabelSmoothingLoss(Float32Buffers):
     r"""Mean over the rows of the weighted cross-entropy between logits and the smoothed target.
 
     .. math::
@@ -98,7 +99,7 @@ class LabelSmoothingLoss(nn.Module):
         return label_smoothing_loss(
             pred,
             target,
-            self.weight,
+            self.in_float32("weight"),
             ignore_index=NO_INDEX,
             label_smoothing=self.smoothing,
             smooth_over="others",

@@ -185,6 +185,28 @@ def test_logits_from_outside_in_place(reduction: str) -> None:
     torch.testing.assert_close(*grads)
 
 
+def test_learned_scale() -> None:
+    """Its gradient too; other numbers as tensors are an error rather than no gradient."""
+
+    def loss(logits: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+        return label_smoothing_loss(logits, target, logit_scale=scale.exp(), inplace=True)
+
+    scales = torch.rand(len(SIZES), 1).unbind()
+    compiles_once(loss, [(*b, s.requires_grad_()) for b, s in zip(batches(C), scales, strict=True)])
+    compiled = torch.compile(label_smoothing_loss, backend="aot_eager")
+    for name in ("label_smoothing", "softcap"):
+        with pytest.raises(TypeError, match=f"{name}: .* requires grad"):
+            compiled(*batches(C)[0], **{name: torch.tensor(0.5, requires_grad=True)})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_class_probabilities_of_another_dtype(dtype: torch.dtype) -> None:
+    def loss(logits: Tensor, scores: Tensor) -> Tensor:
+        return label_smoothing_loss(logits.to(dtype), scores.softmax(1), label_smoothing=0.1)
+
+    compiles_once(loss, [(logits, torch.rand(len(logits), C)) for logits, _ in batches(C)])
+
+
 def test_statistics() -> None:
     def stats(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         loss, statistics = label_smoothing_loss(logits, target, return_stats=True)

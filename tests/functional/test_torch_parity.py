@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import REDUCTIONS, run
+from checks import DTYPES, REDUCTIONS, loss_dtype, run
 from torch import Tensor, nn
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
@@ -64,6 +64,50 @@ def test_class_probabilities_need_not_sum_to_1(backend: str) -> None:
     """torch takes any numbers of the logits' shape, and so multi-hot targets too."""
     target = torch.randint(2, (5, C)).float()
     assert_same(torch.randn(5, C), target, backend, label_smoothing=0.2)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("target_dtype", DTYPES)
+@pytest.mark.parametrize("logits_dtype", DTYPES)
+def test_class_probabilities_of_another_dtype(
+    logits_dtype: torch.dtype, target_dtype: torch.dtype, reduction: str, backend: str
+) -> None:
+    """Both as they are, neither rounded to the other's dtype; gradients in each one's own."""
+    logits = torch.randn(5, C).to(logits_dtype).requires_grad_()
+    target = torch.rand(5, C).to(target_dtype).requires_grad_()
+    wide = logits.to(loss_dtype(logits)), target.to(loss_dtype(logits))
+    options = {"reduction": reduction, "label_smoothing": 0.2}
+    expected = F.cross_entropy(*wide, **options)
+    loss = label_smoothing_loss(logits, target, **options, backend=backend)
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs, tensor in zip(
+        torch.autograd.grad(loss.sum(), (logits, target)),
+        torch.autograd.grad(expected.sum(), (logits, target)),
+        (logits, target),
+        strict=True,
+    ):
+        assert ours.dtype == tensor.dtype
+        if tensor.dtype == torch.float64:  # computed in float32 beside narrower logits
+            ours, theirs = ours.to(loss.dtype), theirs.to(loss.dtype)
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_in_place_beside_wider_class_probabilities(reduction: str, backend: str) -> None:
+    """What is overwritten is then the widened copy; or the logits, where they are the wider."""
+    target = torch.rand(5, C)
+    for dtype in (torch.bfloat16, torch.float64):
+        leaf = torch.randn(5, C).to(dtype).requires_grad_()
+        grads = [
+            torch.autograd.grad(
+                label_smoothing_loss(
+                    leaf * 1, target, reduction=reduction, inplace=inplace, backend=backend
+                ).sum(),
+                leaf,
+            )[0]
+            for inplace in (False, True)
+        ]
+        torch.testing.assert_close(*grads)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

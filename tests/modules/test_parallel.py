@@ -1,4 +1,4 @@
-"""Under DistributedDataParallel, FSDP2 and DataParallel: the gradients of one large batch.
+"""Under DistributedDataParallel, FSDP, FSDP2 and DataParallel: the gradients of one large batch.
 
 Two processes, each with two batches to accumulate, of unlike numbers of tokens. With the number of
 all tokens for a normalizer, every token counts the same, wherever it is.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, fully_shard
 from torch.distributed.tensor import DTensor
 
 from labelsmooth import FusedLabelSmoothingLoss
@@ -76,7 +76,27 @@ def work(rank: int, store: str) -> None:
     mesh = distributed.init_device_mesh("cpu", (WORLD,))
     fsdp = fully_shard(Model(), mesh=mesh)
     torch.testing.assert_close(accumulate(fsdp, normalizer, rank, "fsdp"), expected)
+    check_buffers_of_fsdp()
     distributed.destroy_process_group()
+
+
+def check_buffers_of_fsdp() -> None:
+    """FSDP of the first kind casts buffers; weight and prior are used, and saved, as they were."""
+    model, batch = Model(), large_batch()
+    fsdp = FullyShardedDataParallel(
+        Model(),
+        device_id=torch.device("cpu"),
+        mixed_precision=MixedPrecision(buffer_dtype=torch.bfloat16),
+    )
+    loss = fsdp(*batch)
+    assert fsdp.module.loss.prior.dtype == torch.bfloat16
+    torch.testing.assert_close(loss, model(*batch))
+    state = fsdp.state_dict()
+    assert torch.equal(state["loss.weight"], model.loss.weight)
+    assert torch.equal(state["loss.prior"], model.loss.prior)
+    fsdp.load_state_dict(state | {"loss.prior": state["loss.prior"].flip(0)})
+    model.loss.prior = model.loss.prior.flip(0)
+    torch.testing.assert_close(fsdp(*batch), model(*batch))
 
 
 def test_two_processes(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""A signature declared once, as a dataclass, for every function and class that takes it.
+
+Type checkers read it from the decorators' types, `inspect.signature` and Sphinx from
+`__signature__`; what is called is the plain function, at no cost.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from typing_extensions import dataclass_transform
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass_transform()
+def declared(cls: type[T]) -> type[T]:
+    """A frozen dataclass. Type checkers do not hear that it is frozen: the attributes of a module,
+    whose types are taken from here, may be set."""
+    return dataclass(frozen=True)(cls)
+
+
+def set_signature(function: Any, declaration: Callable[..., Any], returns: Any) -> None:
+    signature = inspect.signature(declaration)
+    function.__signature__ = signature.replace(return_annotation=returns)
+
+
+def initialiser_of(
+    declaration: Callable[P, Any],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """For an `__init__` that takes what is declared."""
+
+    def decorate(function: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        set_signature(function, declaration.__init__, None)
+        return function
+
+    return decorate
+
+
+def check_names(function: Callable[..., Any], *positional: object, **keywords: object) -> None:
+    """Raises TypeError, in the name of the function or class, where it does not take these."""
+    try:
+        inspect.signature(function).bind(*positional, **keywords)
+    except TypeError as error:
+        raise TypeError(f"{function.__name__}() {error}") from None

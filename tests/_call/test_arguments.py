@@ -1,0 +1,255 @@
+"""Every argument given as every kind of value: it works, or the error names it and what came."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import Replicate, distribute_tensor
+
+from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+
+N, C = 4, 7
+TENSORS = ["logits", "target", "weight", "prior"]
+NUMBERS = ["label_smoothing", "lse_square_scale", "logit_scale", "softcap", "normalizer"]
+CHOICES = ["reduction", "smooth_over", "objective", "backend"]
+FLAGS = ["from_log_probs", "inplace", "return_stats"]
+ARGUMENTS = [*TENSORS, "ignore_index", *NUMBERS, *CHOICES, *FLAGS]
+
+
+def jagged() -> Tensor:
+    parts = [torch.rand(3, C), torch.rand(5, C)]
+    return torch.nested.nested_tensor(parts, layout=torch.jagged)
+
+
+# Each kind with what an error says of it; a function is called in the test.
+KINDS: dict[str, tuple[Any, str]] = {
+    "None": (None, "None"),
+    "string": ("0.5", r"'0\.5'"),
+    "list": ([0.5], "list"),
+    "dict": ({"value": 0.5}, "dict"),
+    "object": (object(), "object"),
+    "complex": (0.5j, r"0\.5j"),
+    "float": (0.5, r"0\.5"),
+    "integer": (1, "1"),
+    "bool": (True, "True"),
+    "numpy float": (np.float32(0.5), r"0\.5"),
+    "numpy integer": (np.int64(1), r"1"),
+    "numpy bool": (np.True_, "numpy.bool"),
+    "numpy array": (np.full(C, 1 / C), "numpy.ndarray"),
+    "0-d tensor": (lambda: torch.tensor(0.5), r"\(\)"),
+    "0-d integer tensor": (lambda: torch.tensor(1), r"\(\)|int64"),
+    "0-d tensor with grad": (lambda: torch.tensor(0.5, requires_grad=True), r"\(\)|requires grad"),
+    "(N,) tensor": (lambda: torch.full((N,), 1 / N), rf"\({N},\)"),
+    "(N,) tensor with grad": (
+        lambda: torch.full((N,), 1 / N, requires_grad=True),
+        rf"\({N},\)",
+    ),
+    "jagged": (jagged, "nested.*jagged"),
+    "sparse": (lambda: torch.eye(C).to_sparse(), "layout torch.sparse_coo"),
+    "CSR": (lambda: torch.eye(C).to_sparse_csr(), "layout torch.sparse_csr"),
+    "DTensor": (lambda: dtensor(torch.full((C,), 1 / C)), "DTensor"),
+    "0-d DTensor": (lambda: dtensor(torch.tensor(0.5)), "DTensor"),
+    "meta": (lambda: torch.ones((), device="meta"), r"\(\)|meta"),
+}
+A_NUMBER = ["float", "integer", "bool", "numpy float", "numpy integer"]
+A_NUMBER += ["0-d tensor", "0-d integer tensor"]
+WORKS = {
+    **dict.fromkeys(NUMBERS, A_NUMBER),
+    **{name: ["bool"] for name in FLAGS},
+    "ignore_index": ["integer", "numpy integer", "0-d integer tensor"],
+    "weight": ["None"],
+    "prior": ["None"],
+    "softcap": [*A_NUMBER, "None"],
+    "normalizer": [*A_NUMBER, "None", "0-d tensor with grad"],
+}
+WORKS_IN_THE_FUNCTION = {"logit_scale": ["0-d tensor with grad"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> Iterator[None]:
+    """Of this process alone: what a DTensor wants."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def dtensor(tensor: Tensor) -> Tensor:
+    mesh = distributed.init_device_mesh("cpu", (1,))
+    return distribute_tensor(tensor, mesh, [Replicate()])
+
+
+def call(form: str, **arguments: Any) -> Any:
+    arguments = {"logits": torch.randn(N, C), "target": torch.arange(N), **arguments}
+    if form == "function":
+        return label_smoothing_loss(**arguments)
+    of_call = [name for name in ("logits", "target", "normalizer") if name in arguments]
+    given = {name: arguments.pop(name) for name in of_call}
+    return FusedLabelSmoothingLoss(**arguments)(**given)
+
+
+def test_the_table_is_complete() -> None:
+    assert sorted(ARGUMENTS) == sorted(inspect.signature(label_smoothing_loss).parameters)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("form", ["function", "module"])
+def test_each_argument_as_each_kind(form: str, name: str, kind: str) -> None:
+    value, said = KINDS[kind]
+    if callable(value) and kind != "object":
+        value = value()
+    works = WORKS.get(name, [])
+    if form == "function":
+        works = works + WORKS_IN_THE_FUNCTION.get(name, [])
+    if kind in works:
+        call(form, **{name: value})
+        return
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call(form, **{name: value})
+    # Logits (N,) are one row: it is the target that does not fit.
+    message = str(caught.value)
+    assert message.startswith(("target" if (name, kind[:4]) == ("logits", "(N,)") else name) + ":")
+    assert re.search(rf"(?s){name}.*({said})", message), message
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor(0.5).double()]
+)
+def test_numbers_become_numbers(name: str, value: Any) -> None:
+    assert torch.equal(*(_loss_of(name, v) for v in (0.5, value)))
+    if name != "normalizer":
+        module = FusedLabelSmoothingLoss(**{name: value})
+        assert type(getattr(module, name)) is float
+
+
+def _loss_of(name: str, value: Any) -> Tensor:
+    torch.manual_seed(0)
+    return call("function", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "value", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor([3])]
+)
+def test_what_torch_takes_for_ignore_index(value: Any) -> None:
+    logits, target = torch.randn(N, C), torch.arange(N)
+    expected = F.cross_entropy(logits, target, ignore_index=value)
+    module = FusedLabelSmoothingLoss(ignore_index=value)
+    torch.testing.assert_close(module(logits, target), expected)
+    assert type(module.ignore_index) is int
+
+
+@pytest.mark.parametrize("value", [None, 1.5, 1.0, "1", True, np.True_, np.ones(2), torch.ones(())])
+def test_what_torch_does_not(value: Any) -> None:
+    logits, target = torch.randn(N, C), torch.arange(N)
+    with pytest.raises(TypeError, match="ignore_index"):
+        F.cross_entropy(logits, target, ignore_index=value)
+    with pytest.raises(TypeError, match="ignore_index: expected an integer, got"):
+        label_smoothing_loss(logits, target, ignore_index=value)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ["label_smoothing", "lse_square_scale", "softcap"])
+def test_no_gradient_is_lost(name: str) -> None:
+    """Where a number has no gradient, a tensor that wants one is an error, in any mode of it."""
+
+    logits, target = torch.randn(N, C), torch.arange(N)
+
+    def loss(value: Tensor) -> Any:
+        return label_smoothing_loss(logits, target, **{name: value})
+
+    half = torch.tensor(0.5)
+    requires_grad = f"{name}: expected a number, got a tensor that requires grad"
+    with pytest.raises(TypeError, match=requires_grad):
+        loss(half.clone().requires_grad_())
+    with pytest.raises(TypeError, match=requires_grad):
+        torch.func.grad(loss)(half)
+    for transformed in (
+        lambda: torch.func.jvp(loss, (half,), (half,)),
+        lambda: torch.vmap(loss)(half.expand(2)),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: expected a number, got a tensor that torch"):
+            transformed()
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(TypeError, match="tangent"):
+        loss(torch.autograd.forward_ad.make_dual(half, half))
+
+
+def test_dtensors_are_told_about_to_local() -> None:
+    tensors = {
+        "logits": torch.randn(N, C),
+        "target": torch.arange(N),
+        "weight": torch.rand(C),
+        "prior": torch.rand(C).softmax(0),
+        "logit_scale": torch.ones(()),
+        "normalizer": torch.ones(()),
+    }
+    for name, tensor in tensors.items():
+        with pytest.raises(TypeError, match=rf"{name}: .* got a DTensor.*to_local\(\)"):
+            call("function", **{name: dtensor(tensor)})
+
+
+def test_nested_logits_and_labels() -> None:
+    labels = torch.nested.nested_tensor([torch.arange(3), torch.arange(5)], layout=torch.jagged)
+    with pytest.raises(TypeError, match=r"logits: .* nested tensor of layout torch\.jagged"):
+        label_smoothing_loss(jagged(), labels)
+    with pytest.raises(TypeError, match=r"target: .* nested tensor of layout torch\.jagged"):
+        label_smoothing_loss(torch.randn(2, C), labels)
+
+
+@pytest.mark.parametrize("form", ["function", "module"])
+def test_wrong_names(form: str) -> None:
+    """In the words of the function or class that was called."""
+    called = {"function": "label_smoothing_loss", "module": "FusedLabelSmoothingLoss"}[form]
+    with pytest.raises(TypeError, match=rf"{called}\(\) .* keyword argument 'smoothing'"):
+        call(form, smoothing=0.1)
+    positional: list[Any] = [None, -100, "mean", 0.1, "others"]
+    function: Any = FusedLabelSmoothingLoss
+    if form == "function":
+        function, positional = (
+            label_smoothing_loss,
+            [torch.randn(N, C), torch.arange(N), *positional],
+        )
+    with pytest.raises(TypeError, match=rf"{called}\(\) too many positional arguments"):
+        function(*positional)
+
+
+def test_options_without_a_meaning() -> None:
+    """Errors, as in torch, rather than silence: for the target that came, or another option."""
+    logits, probabilities = torch.randn(N, C), torch.rand(N, C)
+    with pytest.raises(RuntimeError, match="ignore_index"):
+        F.cross_entropy(logits, probabilities, ignore_index=0)
+    with pytest.raises(ValueError, match=r"ignore_index=0: .* class probabilities"):
+        label_smoothing_loss(logits, probabilities, ignore_index=0)
+    for ignore_index in (-100, -1):
+        label_smoothing_loss(logits, probabilities, ignore_index=ignore_index)
+    with pytest.raises(ValueError, match=r"lse_square_scale: .* from_log_probs=True.*got 0\.1"):
+        FusedLabelSmoothingLoss(from_log_probs=True, lse_square_scale=0.1)
+
+
+def test_what_has_no_effect_without_smoothing_is_no_error() -> None:
+    """A schedule may pass through 0."""
+    target, prior = torch.arange(N), torch.eye(C)[0]
+    loss = FusedLabelSmoothingLoss(prior=prior, smooth_over="others", label_smoothing=0.0)
+    loss(torch.randn(N, C), target)
+
+
+def test_the_module_holds_no_parameter_for_a_number() -> None:
+    scale = nn.Parameter(torch.ones(()))
+    module = FusedLabelSmoothingLoss()
+    for attempt in (
+        lambda: FusedLabelSmoothingLoss(logit_scale=scale),  # type: ignore[arg-type]
+        lambda: setattr(module, "logit_scale", scale),
+    ):
+        with pytest.raises(TypeError, match=r"logit_scale: .* requires grad.*given at the call"):
+            attempt()
+    assert module.logit_scale == 1.0
+    assert list(module.parameters()) == []
