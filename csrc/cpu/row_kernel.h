@@ -271,7 +271,7 @@ class RowKernel {
   // its error cancels too, and the difference is rounded once.
   T gradient_at_target(const GradTerms<T>& terms) const {
     const V x(logit(target_));
-    const V exp_x = exp_summed<Element>(x - V(terms.shift));
+    const V exp_x = exp_of<Element>(x - V(terms.shift));
     return row_.sloped(logit_grad(exp_x, V(terms.target_coef), terms), x).lanes[0];
   }
 

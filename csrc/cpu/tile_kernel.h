@@ -236,7 +236,7 @@ class TileKernel {
       RowStats<V> part = empty_stats<V>();
       for (int64_t c = begin; c < min(begin + few_classes, column.classes); ++c) {
         const V difference = load(column.x + c * V::size) - shift;
-        const V exp_x = exp_summed<Element>(difference);
+        const V exp_x = exp_of<Element>(difference);
         if (keep) store(column.x + c * V::size, exp_x);
         const V coef = column.coef_at(c, terms);
         part = add(part, {shift, exp_x, weighted(coef, difference), coef});
@@ -252,7 +252,7 @@ class TileKernel {
     const LossOptions<T> options = typed_.options;
     for (int64_t c = 0; c < column.classes; ++c) {
       const V x = load(column.x + c * V::size);
-      const V exp_x = kept ? x : exp_summed<Element>(x - terms.shift);
+      const V exp_x = kept ? x : exp_of<Element>(x - terms.shift);
       V grad = logit_grad(exp_x, column.coef_at(c, terms), terms);
       if (typed_.transformed) grad = grad * transform_slope(x, options);
       store(column.x + c * V::size, column.unless_ignored(grad));
