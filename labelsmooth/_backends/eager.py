@@ -171,12 +171,18 @@ def mean_denominator(total_weight: Tensor) -> Tensor:
     return total_weight.masked_fill(total_weight == 0, math.nan)
 
 
-def _denominator(inputs: Inputs, options: Options) -> Tensor | float:
+def _denominator(inputs: Inputs, options: Options) -> Tensor | None:
+    """None where nothing is divided. (The number 1 would not do: under torch.func a 0-d float32 by
+    a Python number is a float64.)"""
     if options.reduction != "mean":
-        return 1.0
+        return None
     if inputs.normalizer is not None:
         return inputs.normalizer.to(_accumulate(inputs.logits[:0]).dtype)
     return mean_denominator(target_weights(inputs, options).sum())
+
+
+def divided(total: Tensor, denominator: Tensor | None) -> Tensor:
+    return total if denominator is None else total / denominator
 
 
 def loss(inputs: Inputs, options: Options) -> Tensor:
@@ -192,7 +198,9 @@ def _loss(rows: _Rows, inputs: Inputs, classes: _Classes, options: Options) -> T
     if rows.ignored is not None and rows.invalid is not None:
         loss = loss.masked_fill(rows.ignored, 0.0).masked_fill(rows.invalid, math.nan)
     loss = loss.squeeze(1)
-    return loss if options.reduction == "none" else loss.sum() / _denominator(inputs, options)
+    if options.reduction == "none":
+        return loss
+    return divided(loss.sum(), _denominator(inputs, options))
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
@@ -229,7 +237,7 @@ def gradient(grad_loss: Tensor, inputs: Inputs, options: Options) -> Tensor:
     classes = _classes(inputs)
     rows = _rows(inputs, classes, options)
     scale = grad_loss if options.reduction != "none" else grad_loss.unsqueeze(1)
-    scale = scale / _denominator(inputs, options)
+    scale = divided(scale, _denominator(inputs, options))
     mass = rows.mass
     if options.lse_square_scale != 0:
         mass = mass + 2 * options.lse_square_scale * log_sum_exp(rows, options)
