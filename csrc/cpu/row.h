@@ -42,9 +42,9 @@ struct Row {
   LABELSMOOTH_HD V coef_at(int64_t c, int64_t count, T beta, T kappa) const {
     V coef = has_vectors ? classes_at<whole>(class_coef, c, count) : V(uniform);
     if constexpr (soft) {
-      V probs = classes_at<whole>(target_probs, c, count);
-      if (has_vectors && weight) probs = probs * classes_at<whole>(weight, c, count);
-      coef = soft_coef(coef, probs, beta, kappa);
+      V probs = V(kappa) * classes_at<whole>(target_probs, c, count);
+      if (has_vectors && weight) probs = weighted(probs, classes_at<whole>(weight, c, count));
+      coef = soft_coef(coef, probs, beta);
     } else {
       coef = V(beta) * coef;
     }

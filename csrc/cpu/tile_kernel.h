@@ -118,9 +118,9 @@ class TileKernel {
     LABELSMOOTH_HD V coef_at(int64_t c, const Terms& terms) const {
       const V spread(class_coef ? class_coef[c] : uniform);
       if constexpr (soft) {
-        V prob = load(probs + c * V::size);
-        if (weight) prob = prob * V(weight[c]);
-        return soft_coef(spread, prob, terms.beta, terms.kappa);
+        V prob = terms.kappa * load(probs + c * V::size);
+        if (weight) prob = weighted(prob, V(weight[c]));
+        return soft_coef(spread, prob, terms.beta);
       } else {
         return select(target == static_cast<Integer>(c), terms.target_coef, terms.beta * spread);
       }

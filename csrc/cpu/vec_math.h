@@ -28,8 +28,9 @@ LABELSMOOTH_HD VecF exp(VecF x) {
   return scale_by_power(p, n, VecF(-149.0f));
 }
 
-// Where the last bits do not show: 2^(x log2(e)) by a minimax polynomial of degree 5 in the fraction
-// of the exponent. Relative error 2^-23.4, and |x| 2^-24 on top; 0 for what is not a normal number.
+// Where the last bits do not show: 2^(x log2(e)) by a minimax polynomial of degree 5 in the
+// fraction of the exponent. Relative error 2^-23.4, and |x| 2^-24 on top; 0 for what is not a
+// normal number.
 LABELSMOOTH_HD VecF exp_short(VecF x) {
 #if defined(LABELSMOOTH_AVX512)  // instructions take the fraction and the floor, infinities
                                  // included
