@@ -14,6 +14,9 @@
 // With class probabilities t_c for a target, q_c = beta u_c + kappa t_c: the coefficient beta v_c +
 // kappa w_c t_c takes the place of beta v_c, its sum is the mass, and tau is 0.
 //
+// A term of coefficient 0 is 0 whatever it multiplies: a logit of -inf, or the weight of a class
+// that no row uses, infinite (1 over its count) or NaN.
+//
 // T is float or double, or a SIMD vector of them, for which exp, log, tanh, max and select are
 // overloaded: its lanes hold classes of one row, or rows. S is float or double: what all rows
 // share.
@@ -70,7 +73,7 @@ LABELSMOOTH_HD T finite_or_zero(T x) {
   return select(x - x == T(0), x, T(0));
 }
 
-// coef * x, where a coefficient of 0 contributes 0 even if x is infinite (a masked class).
+// coef * x, where a coefficient of 0 contributes 0 even if x is infinite or NaN.
 template <class T>
 LABELSMOOTH_HD T weighted(T coef, T x) {
   return select(coef == T(0), T(0), coef * x);
@@ -98,18 +101,33 @@ LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {
   return T(options.logit_scale) * (T(1) - ratio * ratio);
 }
 
+// ---- class vectors ------------------------------------------------------------------------------
+
+// v_c = w_c u_c, for the classes that anything is spread over.
+template <class T, class S>
+LABELSMOOTH_HD T coef_of_class(T weight, T prior, const LossOptions<S>& options) {
+  const T spread = T(options.label_smoothing) > 0 ? prior : T(0);
+  return select(weight == T(0), T(0), weighted(spread, weight));
+}
+
+// One class of sum_c v_c log u_c.
+template <class T>
+LABELSMOOTH_HD T coef_log_of_class(T coef, T prior) {
+  return weighted(coef, log(prior));
+}
+
 // ---- class probabilities as the target ----------------------------------------------------------
 
-// What takes the place of beta v_c: w_c q_c, where `weighted_prob` is w_c t_c.
+// What takes the place of beta v_c: w_c q_c, where `weighted_prob` is kappa w_c t_c.
 template <class T, class S>
-LABELSMOOTH_HD T soft_coef(T class_coef, T weighted_prob, S beta, S kappa) {
-  return T(beta) * class_coef + T(kappa) * weighted_prob;
+LABELSMOOTH_HD T soft_coef(T class_coef, T weighted_prob, S beta) {
+  return T(beta) * class_coef + weighted_prob;
 }
 
 // One class of sum_c w_c q_c log q_c.
 template <class T, class S>
 LABELSMOOTH_HD T soft_negative_entropy(T weight, T prior, T prob, S beta, S kappa) {
-  return weight * x_log_x(T(beta) * prior + T(kappa) * prob);
+  return weighted(x_log_x(weighted(T(beta), prior) + T(kappa) * prob), weight);
 }
 
 // One class of sum_c t_c (lse - x_c), from lse and x_c less the same reference.
@@ -179,10 +197,11 @@ LABELSMOOTH_HD RowTerms<T> row_terms(T target_prior, T target_weight, S coef_sum
   RowTerms<T> terms;
   terms.beta = options.label_smoothing > 0 ? a / spread : T(0);
   terms.kappa = T(1) - a - (options.over_others ? weighted(terms.beta, target_prior) : T(0));
-  terms.tau = terms.kappa * target_weight;
+  terms.tau = weighted(terms.kappa, target_weight);
   terms.mass = terms.beta * T(coef_sum) + terms.tau;
-  terms.target_prob = options.over_others ? T(1) - a : terms.beta * target_prior + terms.kappa;
-  terms.target_coef = target_weight * terms.target_prob;
+  terms.target_prob =
+      options.over_others ? T(1) - a : weighted(terms.beta, target_prior) + terms.kappa;
+  terms.target_coef = weighted(terms.target_prob, target_weight);
   return terms;
 }
 
@@ -206,9 +225,9 @@ LABELSMOOTH_HD T row_loss(const RowStats<T>& stats, const RowTerms<T>& terms, T 
 template <class T, class S>
 LABELSMOOTH_HD T negative_entropy(const RowTerms<T>& terms, T target_prior, T target_weight,
                                   const ClassSums<S>& sums) {
-  const T spread = terms.beta * target_prior;
+  const T spread = weighted(terms.beta, target_prior);
   const T all = x_log_x(terms.beta) * T(sums.coef) + terms.beta * T(sums.coef_log);
-  return all + target_weight * (x_log_x(terms.target_prob) - x_log_x(spread));
+  return all + weighted(x_log_x(terms.target_prob) - x_log_x(spread), target_weight);
 }
 
 // ---- gradient -----------------------------------------------------------------------------------

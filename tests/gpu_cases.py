@@ -18,6 +18,7 @@ are slow.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -225,6 +226,45 @@ def _values_and_targets() -> list[Case]:
     return cases
 
 
+def _zero_coefficients() -> list[Case]:
+    """An infinite or NaN weight of a class that no row gives anything, and such a prior where
+    nothing is spread."""
+    unsmoothed: dict[str, Any] = {"vectors": ("weight",), "label_smoothing": 0.0}
+    both = ("weight", "prior")
+    changes: dict[str, dict[str, Any]] = {
+        "unsmoothed": unsmoothed,
+        "unsmoothed kl_div": {
+            **unsmoothed,
+            "vectors": both,
+            "objective": "kl_div",
+            "prior_of_3": math.nan,
+        },
+        "prior of 0": {"vectors": both, "targets": "ignored", "lse_square_scale": 0.01},
+        "others": {"vectors": both, "smooth_over": "others", "objective": "kl_div"},
+        "smoothing 1": {"vectors": both, "label_smoothing": 1.0, "return_stats": True},
+        "probabilities": {**unsmoothed, "targets": "probabilities", "return_stats": True},
+        "probabilities, prior of 0": {
+            "vectors": both,
+            "targets": "probabilities",
+            "objective": "kl_div",
+        },
+    }
+    cases = []
+    for value in (math.inf, math.nan):
+        for name, change in changes.items():
+            name = f"weight {value}, {name}"
+            case: dict[str, Any] = {"weight_of_3": value}
+            cases.append(_case(f"{name}, one step", change, **case))
+            cases.append(_case(f"{name}, two phases", change, **case, **TWO_PHASES))
+        for layout, classes in (("columns", 70), ("rows", 33003)):
+            for targets in ("classes", "probabilities"):
+                name = f"weight {value}, {layout}, {targets}, C={classes}"
+                shape = {"shape": (2, classes), "layout": layout, "dtype": torch.bfloat16}
+                change = {**unsmoothed, "targets": targets}
+                cases.append(_case(name, change, weight_of_3=value, **shape))
+    return cases
+
+
 def _calls() -> list[Case]:
     """Reductions and phases, and batches of any size."""
     cases = []
@@ -259,4 +299,11 @@ def _calls() -> list[Case]:
     return cases
 
 
-CASES = [*_sizes(), *_options(), *_layouts(), *_values_and_targets(), *_calls()]
+CASES = [
+    *_sizes(),
+    *_options(),
+    *_layouts(),
+    *_values_and_targets(),
+    *_zero_coefficients(),
+    *_calls(),
+]

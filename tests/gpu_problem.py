@@ -60,7 +60,9 @@ class Case:
     layout: str = "rows"  # see `_place`
     values: str = "normal"  # see `_values`
     targets: str = "classes"  # see `_targets`
-    vectors: tuple[str, ...] = ()  # "weight", "prior": each with a class of 0; "normalizer"
+    vectors: tuple[str, ...] = ()  # "weight", "prior": each 0 for class 3; "normalizer"
+    weight_of_3: float = 0.0  # else no row has class 3 for its target
+    prior_of_3: float = 0.0
     one_step: bool = True  # the gradient is made in forward, for grad_loss 1
     expanded: bool = False  # grad_loss is one number, of stride 0
     options: dict[str, Any] = field(default_factory=dict)  # of Options; smoothing is 0.1
@@ -85,10 +87,12 @@ class Case:
             target = _place(target, self.layout)[1]
         accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
         made = {
-            "weight": _zero_at_3(torch.rand(self.classes, dtype=accumulate) + 0.5),
-            "prior": _normalised(_zero_at_3(torch.rand(self.classes, dtype=accumulate) + 0.1)),
+            "weight": _with_3(torch.rand(self.classes, dtype=accumulate) + 0.5, 0.0),
+            "prior": _normalised(_with_3(torch.rand(self.classes, dtype=accumulate) + 0.1, 0.0)),
             "normalizer": torch.tensor(11.0, dtype=accumulate),
         }
+        made["weight"] = _with_3(made["weight"], self.weight_of_3)
+        made["prior"] = _with_3(made["prior"], self.prior_of_3)
         inputs = Inputs(logits, target, *(made[n] if n in self.vectors else None for n in made))
         shape = self.rows if options.reduction == "none" else ()
         grad_loss = torch.randn(() if self.expanded else shape, dtype=accumulate).expand(shape)
@@ -97,8 +101,8 @@ class Case:
         return Problem(inputs, options, grad_loss, buffer, *_truth(inputs, options, grad_loss))
 
 
-def _zero_at_3(vector: Tensor) -> Tensor:
-    return vector.where(torch.arange(len(vector)) != 3, 0.0)
+def _with_3(vector: Tensor, value: float) -> Tensor:
+    return vector.where(torch.arange(len(vector)) != 3, value)
 
 
 def _normalised(prior: Tensor) -> Tensor:
@@ -117,6 +121,8 @@ def _targets(case: Case) -> Tensor:
         probs[:, 3:4] = 0.0
         return probs.to(case.dtype)
     target = torch.randint(case.classes, case.rows)
+    if case.weight_of_3 != 0:
+        target[target == 3] = 4
     rows = target.view(-1)
     rows[:1], rows[1:2] = 0, case.classes - 1
     if case.targets != "classes":

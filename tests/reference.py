@@ -39,12 +39,14 @@ def smoothed_target(
     )
     if target.is_floating_point():
         assert smooth_over == "all", "the others of a class-probability target are not defined"
-        return (1 - smoothing) * target.double() + smoothing * u
-    onehot = torch.nn.functional.one_hot(target.long(), classes).double()
+        unsmoothed = target.double()
+    else:
+        unsmoothed = torch.nn.functional.one_hot(target.long(), classes).double()
+    if smoothing == 0:  # whatever the prior holds
+        return unsmoothed
     if smooth_over == "all":
-        return (1 - smoothing) * onehot + smoothing * u
-    if smoothing == 0:
-        return onehot
+        return (1 - smoothing) * unsmoothed + smoothing * u
+    onehot = unsmoothed
     others = u * (
         1 - onehot
     )  # the prior without the target's class, then scaled up to sum to 1 again
@@ -102,11 +104,12 @@ def reference(
         else weight.detach().cpu().double()
     )
     q = smoothed_target(target, classes, label_smoothing, smooth_over, prior)
+    coef = torch.where((q == 0) | (w == 0), 0.0, w * q)  # even where the weight is infinite or NaN
 
     def reduced(lse: Tensor) -> Tensor:
-        rows = weighted_sum(w * q, lse[:, None] - x) + lse_square_scale * lse.square()
+        rows = weighted_sum(coef, lse[:, None] - x) + lse_square_scale * lse.square()
         if objective == "kl_div":
-            rows = rows + (w * torch.xlogy(q, q)).sum(1)
+            rows = rows + weighted_sum(coef, q.log())
         rows = rows.where(kept, 0.0)
         if reduction == "none":
             return rows.reshape(row_shape)

@@ -168,7 +168,23 @@ def problems(
     logits = draw(memory_layouts(logits))
     problem = draw(targets(Problem(logits, torch.empty(0), options)))
     assume(not divides_by_weights_of_zero(problem))
+    if "weight" in options and draw(st.booleans()):
+        options["weight"][unused_classes(problem)] = draw(st.sampled_from([math.inf, math.nan]))
     return problem
+
+
+def unused_classes(problem: Problem) -> Tensor:
+    """Of each class, whether no row gives it anything: its weight may be infinite or NaN."""
+    _, target, options = problem
+    classes = problem.logits.shape[problem.class_axis]
+    if target.is_floating_point():
+        used = (target != 0).movedim(problem.class_axis, 0).reshape(classes, -1).any(1)
+    else:
+        kept = target[target != options.get("ignore_index", -100)].long()
+        used = torch.zeros(classes, dtype=torch.bool).index_fill(0, kept.flatten(), True)
+    if options["label_smoothing"] > 0:
+        used |= options["prior"] > 0 if "prior" in options else True
+    return ~used
 
 
 def divides_by_weights_of_zero(problem: Problem) -> bool:

@@ -42,9 +42,9 @@ struct Row {
   LABELSMOOTH_HD V coef_at(int64_t c, int64_t count, T beta, T kappa) const {
     V coef = has_vectors ? classes_at<whole>(class_coef, c, count) : V(uniform);
     if constexpr (soft) {
-      V probs = classes_at<whole>(target_probs, c, count);
-      if (has_vectors && weight) probs = probs * classes_at<whole>(weight, c, count);
-      coef = soft_coef(coef, probs, beta, kappa);
+      V probs = V(kappa) * classes_at<whole>(target_probs, c, count);
+      if (has_vectors && weight) probs = weighted(probs, classes_at<whole>(weight, c, count));
+      coef = soft_coef(coef, probs, beta);
     } else {
       coef = V(beta) * coef;
     }
@@ -58,7 +58,7 @@ struct Row {
     __builtin_prefetch(logits + c + prefetch_bytes / static_cast<int64_t>(sizeof(Element)));
     V difference = logits_at<whole>(c, count) - V(shift);
     if constexpr (!whole) difference = V::first(count, difference, V(-infinity<T>()));
-    const V exp_x = exp_summed<Element>(difference);
+    const V exp_x = exp_of<Element>(difference);
     if (exps) store(exps + c, exp_x);
     stats.sum_exp = stats.sum_exp + exp_x;
     const V coef = coef_at<whole>(c, count, beta, kappa);
@@ -73,7 +73,7 @@ struct Row {
     const V coef = coef_at<whole>(c, count, terms.beta, terms.kappa);
     if (exps && !transformed) return logit_grad(load(exps + c), coef, terms);
     const V x = logits_at<whole>(c, count);
-    const V exp_x = exps ? load(exps + c) : exp_rounded<Element>(x - V(terms.shift));
+    const V exp_x = exps ? load(exps + c) : exp_of<Element>(x - V(terms.shift));
     return sloped(logit_grad(exp_x, coef, terms), x);
   }
 

@@ -267,11 +267,11 @@ class RowKernel {
       for (c = 0; c < classes_; ++c) destination[c * stride] = grad[c];
   }
 
-  // mass p_y and w_y q_y nearly cancel: p_y takes the very exponential that is in the sum, so that
-  // its error cancels too, and the difference is rounded once.
+  // mass p_y and w_y q_y nearly cancel: their difference is rounded once. p_y takes the very
+  // exponential that is in the sum, so that its error cancels too.
   T gradient_at_target(const GradTerms<T>& terms) const {
     const V x(logit(target_));
-    const V exp_x = exp_summed<Element>(x - V(terms.shift));
+    const V exp_x = exp_of<Element>(x - V(terms.shift));
     return row_.sloped(logit_grad(exp_x, V(terms.target_coef), terms), x).lanes[0];
   }
 

@@ -118,9 +118,9 @@ class TileKernel {
     LABELSMOOTH_HD V coef_at(int64_t c, const Terms& terms) const {
       const V spread(class_coef ? class_coef[c] : uniform);
       if constexpr (soft) {
-        V prob = load(probs + c * V::size);
-        if (weight) prob = prob * V(weight[c]);
-        return soft_coef(spread, prob, terms.beta, terms.kappa);
+        V prob = terms.kappa * load(probs + c * V::size);
+        if (weight) prob = weighted(prob, V(weight[c]));
+        return soft_coef(spread, prob, terms.beta);
       } else {
         return select(target == static_cast<Integer>(c), terms.target_coef, terms.beta * spread);
       }
@@ -236,7 +236,7 @@ class TileKernel {
       RowStats<V> part = empty_stats<V>();
       for (int64_t c = begin; c < min(begin + few_classes, column.classes); ++c) {
         const V difference = load(column.x + c * V::size) - shift;
-        const V exp_x = exp_summed<Element>(difference);
+        const V exp_x = exp_of<Element>(difference);
         if (keep) store(column.x + c * V::size, exp_x);
         const V coef = column.coef_at(c, terms);
         part = add(part, {shift, exp_x, weighted(coef, difference), coef});
@@ -252,7 +252,7 @@ class TileKernel {
     const LossOptions<T> options = typed_.options;
     for (int64_t c = 0; c < column.classes; ++c) {
       const V x = load(column.x + c * V::size);
-      const V exp_x = kept ? x : exp_summed<Element>(x - terms.shift);
+      const V exp_x = kept ? x : exp_of<Element>(x - terms.shift);
       V grad = logit_grad(exp_x, column.coef_at(c, terms), terms);
       if (typed_.transformed) grad = grad * transform_slope(x, options);
       store(column.x + c * V::size, column.unless_ignored(grad));

@@ -28,34 +28,33 @@ LABELSMOOTH_HD VecF exp(VecF x) {
   return scale_by_power(p, n, VecF(-149.0f));
 }
 
-// For sums and for results that are rounded to 16 bits: 2^(x log2(e)) by a minimax polynomial in
-// the fraction of the exponent. Relative error 2^-13.7, 2^-18.5 or 2^-23.4 for degree 3, 4 or 5,
-// and |x| 2^-24 on top; 0 for what is not a normal number.
-template <int degree>
-LABELSMOOTH_HD VecF exp_to(VecF x) {
+// Where the last bits do not show: 2^(x log2(e)) by a minimax polynomial of degree 5 in the
+// fraction of the exponent. Relative error 2^-23.4, and |x| 2^-24 on top; 0 for what is not a
+// normal number.
+LABELSMOOTH_HD VecF exp_short(VecF x) {
 #if defined(LABELSMOOTH_AVX512)  // instructions take the fraction and the floor, infinities
                                  // included
   const VecF n = x * VecF(0x1.715476p0f);
   const VecF f(_mm512_reduce_ps(n.lanes, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
-  constexpr float coefficients[3][6] = {
-      {0.9999252179696222f, 0.6958335526616711f, 0.22606712273490637f, 0.07802454390044632f},
-      {1.0000025934715828f, 0.6930038318010271f, 0.24144277114490495f, 0.05201143607888232f,
-       0.013534180731129086f},
-      {1.0f, 0.6931513118524164f, 0.24016444974796272f, 0.055799913904627546f,
-       0.009017029813141494f, 0.0018671301209429252f}};
+  constexpr float coefficients[] = {1.0f,
+                                    0.6931513118524164f,
+                                    0.24016444974796272f,
+                                    0.055799913904627546f,
+                                    0.009017029813141494f,
+                                    0.0018671301209429252f};
 #else
   const VecF t = limit(x) * VecF(0x1.715476p0f);
   const VecF n = round_to_integer(t);
   const VecF f = t - n;
-  constexpr float coefficients[3][6] = {
-      {0.9999280735215257f, 0.6932609822216245f, 0.24261112162567738f, 0.055171684091008685f},
-      {0.9999992614911615f, 0.6931218144491647f, 0.2402474459301494f, 0.05591786109621542f,
-       0.009570110972820959f},
-      {1.0f, 0.6931469776109872f, 0.24022242085919782f, 0.05550733692003463f, 0.009671512527609113f,
-       0.0013264745847858326f}};
+  constexpr float coefficients[] = {1.0f,
+                                    0.6931469776109872f,
+                                    0.24022242085919782f,
+                                    0.05550733692003463f,
+                                    0.009671512527609113f,
+                                    0.0013264745847858326f};
 #endif
-  VecF p(coefficients[degree - 3][degree]);
-  for (int i = degree - 1; i >= 0; --i) p = p * f + VecF(coefficients[degree - 3][i]);
+  VecF p(coefficients[5]);
+  for (int i = 4; i >= 0; --i) p = p * f + VecF(coefficients[i]);
   return scale_by_power(p, n, VecF(-126.0f));
 }
 
@@ -115,23 +114,12 @@ LABELSMOOTH_HD VecD log(VecD x) {
 
 // ---- exponentials of logits of a dtype ----------------------------------------------------------
 
-// Of the sums, and of the target's gradient, which must cancel against them. 16-bit logits do not
-// need, and would not show, the last bits.
+// Of the sums, and of gradients, which are quotients by them. 16-bit logits do not need, and would
+// not show, the last bits.
 template <class Element>
-LABELSMOOTH_HD VecOf<Element> exp_summed(VecOf<Element> x) {
+LABELSMOOTH_HD VecOf<Element> exp_of(VecOf<Element> x) {
   if constexpr (sizeof(Element) == 2)
-    return exp_to<5>(x);
-  else
-    return exp(x);
-}
-
-// Of a gradient that is rounded to the dtype.
-template <class Element>
-LABELSMOOTH_HD VecOf<Element> exp_rounded(VecOf<Element> x) {
-  if constexpr (std::is_same_v<Element, BFloat16>)
-    return exp_to<3>(x);
-  else if constexpr (std::is_same_v<Element, Float16>)
-    return exp_to<4>(x);
+    return exp_short(x);
   else
     return exp(x);
 }

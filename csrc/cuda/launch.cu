@@ -85,10 +85,10 @@ cudaError_t prepare(const LossProblem& problem, Reduction reduction, const void*
                     const Workspace& workspace, cudaStream_t stream, Prepared& prepared) {
   prepared.part_sums = workspace.part_sums;
   if (problem.weight || problem.prior) {
-    const ClassCoefs<T> coefs = {static_cast<const T*>(problem.weight),
-                                 static_cast<const T*>(problem.prior),
-                                 T(1) / static_cast<T>(problem.classes),
-                                 static_cast<T*>(workspace.class_coef), workspace.class_sums};
+    const ClassCoefs<T> coefs = {
+        static_cast<const T*>(problem.weight),  static_cast<const T*>(problem.prior),
+        T(1) / static_cast<T>(problem.classes), typed_options<T>(problem.options),
+        static_cast<T*>(workspace.class_coef),  workspace.class_sums};
     prepared.class_coef = workspace.class_coef;
     prepared.class_sums = workspace.class_sums;
     if (const cudaError_t error = sum(coefs, problem.classes, workspace.partial_sums, stream))

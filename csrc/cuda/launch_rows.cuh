@@ -16,10 +16,16 @@ struct Prepared {
   void* part_sums;                      // plan.parts RowSums a row
 };
 
+template <class T>
+LossOptions<T> typed_options(const LossOptions<double>& o) {
+  return {T(o.label_smoothing), T(o.lse_square_scale), T(o.logit_scale),
+          T(o.softcap),         o.over_others,         o.kl_div,
+          o.from_log_probs};
+}
+
 template <class Element>
 Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   using T = typename Problem<Element>::T;
-  const LossOptions<double>& o = problem.options;
   Problem<Element> typed = {};
   typed.rows = problem.rows;
   typed.classes = problem.classes;
@@ -34,10 +40,8 @@ Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   typed.class_coef = static_cast<const T*>(prepared.class_coef);
   typed.class_sums = prepared.class_sums;
   typed.uniform = T(1) / static_cast<T>(problem.classes);
-  typed.options = {T(o.label_smoothing), T(o.lse_square_scale), T(o.logit_scale),
-                   T(o.softcap),         o.over_others,         o.kl_div,
-                   o.from_log_probs};
-  typed.transformed = o.logit_scale != 1 || o.softcap > 0;
+  typed.options = typed_options<T>(problem.options);
+  typed.transformed = problem.options.logit_scale != 1 || problem.options.softcap > 0;
   typed.grad_loss = static_cast<const T*>(problem.grad_loss);
   typed.grad_loss_stride = problem.grad_loss_stride;
   typed.denominator = static_cast<const T*>(prepared.denominator);

@@ -192,11 +192,17 @@ struct Row {
                              int begin, int end, T beta, T kappa) const {
     load_classes(coef, problem.class_coef, problem.uniform, first, begin, end);
     if constexpr (soft) {
-      T weight[Classes::size];
-      load_classes(weight, problem.weight, T(1), first, begin, end);
+      T prob[Classes::size];
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i)
-        coef[i] = soft_coef(coef[i], weight[i] * T(widen(probs.at[i])), beta, kappa);
+      for (int i = 0; i < Classes::size; ++i) prob[i] = kappa * T(widen(probs.at[i]));
+      if (problem.weight) {
+        T weight[Classes::size];
+        load_classes(weight, problem.weight, T(1), first, begin, end);
+#pragma unroll
+        for (int i = 0; i < Classes::size; ++i) prob[i] = weighted(prob[i], weight[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) coef[i] = soft_coef(coef[i], prob[i], beta);
     } else {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i) coef[i] *= beta;

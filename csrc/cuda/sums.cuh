@@ -45,14 +45,15 @@ template <class T>
 struct ClassCoefs {
   const T *weight, *prior;
   T uniform;
+  LossOptions<T> options;
   T* class_coef;
   ClassSums<double>* class_sums;
 
   __device__ Pair at(int64_t c) const {
     const T u = prior ? prior[c] : uniform;
-    const T v = weight ? weight[c] * u : u;
+    const T v = coef_of_class(weight ? weight[c] : T(1), u, options);
     class_coef[c] = v;
-    return {double(v), u > 0 ? double(v) * log(double(u)) : 0.0};
+    return {double(v), coef_log_of_class(double(v), double(u))};
   }
   __device__ void finish(const Pair& sum) const { *class_sums = {sum.first, sum.second}; }
 };

@@ -8,8 +8,8 @@
 #include <numeric>
 #include <utility>
 
-#include "cpu/kept_memory.h"
 #include "call.h"
+#include "cpu/kept_memory.h"
 
 namespace labelsmooth {
 
@@ -80,11 +80,11 @@ class CpuCall : public Call {
     long double sum = 0, sum_log = 0;
     for (int64_t c = 0; c < classes; ++c) {
       const T u = prior ? prior[c] : T(1) / static_cast<T>(classes);
-      const T v = weight ? weight[c] * u : u;
+      const T v = coef_of_class(weight ? weight[c] : T(1), u, problem_.options);
       class_coef_[static_cast<size_t>(c)] = v;
       sum += v;
-      if (prior && problem_.options.kl_div && u > 0)
-        sum_log += v * std::log(static_cast<double>(u));
+      if (prior && problem_.options.kl_div)
+        sum_log += coef_log_of_class(static_cast<double>(v), static_cast<double>(u));
     }
     problem_.class_coef = class_coef_.data();
     problem_.class_sums = {static_cast<double>(sum), static_cast<double>(sum_log)};

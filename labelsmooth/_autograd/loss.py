@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from .._backends import native
+from .._backends import eager, native
 from .._call.checks import check_targets, has_values
 from .._call.problem import Inputs, Options, Outputs
 from .derivatives import forward_of, gradient_of, jvp, loss_of, vjp
@@ -136,7 +136,7 @@ class _TransformedLoss(_Loss):
         loss, row_stats, predicted, empty = apply(samples.rows, samples.row_options, backend)
         loss = samples.unfold(loss)
         if options.reduction != "none":
-            loss = loss.flatten(1).sum(1) / samples.denominator()
+            loss = eager.divided(loss.flatten(1).sum(1), samples.denominator())
         row_stats = row_stats.reshape(len(row_stats), *samples.shape).flatten(2)
         if options.return_stats:
             predicted = samples.unfold(predicted)
@@ -219,7 +219,7 @@ class _Gradient(Function):
         samples = Samples(info.batch_size, dims, tensors, options)
         grad_loss = with_batch(grad_loss, grad_dim, 0, info.batch_size)
         if options.reduction != "none":
-            scale = grad_loss / samples.denominator()
+            scale = eager.divided(grad_loss, samples.denominator())
             grad_loss = scale.view(-1, *(1,) * (len(samples.shape) - 1)).expand(samples.shape)
         row_stats = with_batch(row_stats, stats_dim, 1, info.batch_size).flatten(1)
         arguments = (*samples.rows, samples.row_options, backend)

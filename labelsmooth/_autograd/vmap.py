@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .._backends import eager
-from .._call.problem import Inputs, Options
+from .._call.problem import Inputs, Options, accumulate_dtype
 
 
 class Samples:
@@ -24,13 +24,13 @@ class Samples:
     def unfold(self, rows: Tensor) -> Tensor:
         return rows.reshape(*self.shape[:2], *rows.shape[1:])
 
-    def denominator(self) -> Tensor | float:
-        """What each sample's sum is divided by; (B,) or the same for all."""
+    def denominator(self) -> Tensor | None:
+        """What each sample's sum is divided by, if it is; (B,) or the same for all."""
         if self._options.reduction == "sum":
-            return 1.0
+            return None
         if self._normalizer is not None:
             normalizer: Tensor = self._normalizer
-            return normalizer
+            return normalizer.to(accumulate_dtype(self.rows.logits))
         weights = self.unfold(eager.target_weights(self.rows, self._options))
         return eager.mean_denominator(weights.flatten(1).sum(1))
 

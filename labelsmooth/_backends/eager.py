@@ -15,7 +15,7 @@ from .._call.checks import can_be_read
 from .._call.problem import Inputs, Options, Outputs
 
 
-class _Classes(NamedTuple):
+class Classes(NamedTuple):
     """w_c, u_c and v_c = w_c u_c, each (C,), with V = sum v_c and sum_c v_c log u_c."""
 
     weight: Tensor
@@ -36,7 +36,9 @@ class _Rows(NamedTuple):
     mass: Tensor
     tau: Tensor
     target_coef: Tensor  # w_y q_y = beta v_y + tau
-    target: Tensor | None  # class indices, 0 for rows that are ignored
+    target_prior: Tensor
+    target_weight: Tensor  # 0 for rows that do not count
+    target: Tensor | None  # class indices, 0 for rows that do not count
     ignored: Tensor | None
     invalid: Tensor | None
 
@@ -50,22 +52,42 @@ def _along_classes(vector: Tensor, x: Tensor) -> Tensor:
 
 
 def _weighted(coef: Tensor, x: Tensor) -> Tensor:
-    """coef * x, where a coefficient of 0 contributes 0 even if x is infinite."""
-    return coef * x.masked_fill((coef == 0) & x.isinf(), 0.0)
+    """coef * x, where a coefficient of 0 contributes 0 even if x is infinite or NaN."""
+    return coef * x.masked_fill((coef == 0) & ~x.isfinite(), 0.0)
+
+
+def _x_log_x(x: Tensor) -> Tensor:
+    """0 where x is 0, and so is its derivative."""
+    return x * x.masked_fill(x <= 0, 1.0).log()
+
+
+def _like(number: float | Tensor, tensor: Tensor) -> Tensor:
+    """The number, which compiled code may have as a tensor, in the shape and dtype of another."""
+    return torch.zeros_like(tensor) + number
 
 
 def _finite_or_zero(x: Tensor) -> Tensor:
     return x.detach().where(x.isfinite(), 0.0)
 
 
-def _classes(inputs: Inputs) -> _Classes:
-    logits = inputs.logits
+def classes_of(
+    logits: Tensor, weight: Tensor | None, prior: Tensor | None, label_smoothing: float | Tensor
+) -> Classes:
     count = logits.shape[1]
     ones = torch.ones(count, dtype=_accumulate(logits[:0]).dtype, device=logits.device)
-    weight = ones if inputs.weight is None else inputs.weight.to(ones.dtype)
-    prior = ones / count if inputs.prior is None else inputs.prior.to(ones.dtype)
-    coef = weight * prior
-    return _Classes(weight, prior, coef, coef.sum(), torch.xlogy(coef, prior).sum())
+    weight = ones if weight is None else weight.to(ones.dtype)
+    prior = ones / count if prior is None else prior.to(ones.dtype)
+    # What has a coefficient of 0 and is infinite or NaN counts as 0: the prior where nothing is
+    # spread or the class has no weight, the weight where nothing is spread over the class.
+    unspread = _like(label_smoothing, ones) == 0
+    prior = prior.masked_fill((unspread | (weight == 0)) & ~prior.isfinite(), 0.0)
+    coef = weight.masked_fill((unspread | (prior == 0)) & ~weight.isfinite(), 0.0) * prior
+    coef_log = (coef * prior.masked_fill(prior == 0, 1.0).log()).sum()
+    return Classes(weight, prior, coef, coef.sum(), coef_log)
+
+
+def _classes(inputs: Inputs, options: Options) -> Classes:
+    return classes_of(inputs.logits, inputs.weight, inputs.prior, options.label_smoothing)
 
 
 def transform_logit(logits: Tensor, options: Options) -> Tensor:
@@ -79,40 +101,42 @@ def transform_slope(x: Tensor, options: Options) -> Tensor | float:
     return options.logit_scale * (1 - (x / options.softcap) ** 2)
 
 
-def _rows(inputs: Inputs, classes: _Classes, options: Options) -> _Rows:
+def _rows(inputs: Inputs, classes: Classes, options: Options) -> _Rows:
     x = transform_logit(inputs.logits, options)
     shift = _finite_or_zero(x.amax(1, keepdim=True))
     sum_exp = (x - shift).exp().sum(1, keepdim=True)
     a = options.label_smoothing
     if inputs.target.dtype == inputs.logits.dtype:
-        weighted_probs = _along_classes(classes.weight, x) * _accumulate(inputs.target)
-        coef = a * _along_classes(classes.coef, x) + (1 - a) * weighted_probs
+        probs = (1 - a) * _accumulate(inputs.target)
+        weighted_probs = _weighted(probs, _along_classes(classes.weight, x))
+        coef = a * _along_classes(classes.coef, x) + weighted_probs
         mass = coef.sum(1, keepdim=True)
         reference = _finite_or_zero(x[:, :1])
         none = torch.zeros_like(mass)
-        return _Rows(x, shift, sum_exp, reference, coef, mass, none, none, None, None, None)
+        none_of = (none, none, none, none, None, None, None)
+        return _Rows(x, shift, sum_exp, reference, coef, mass, *none_of)
 
     target = inputs.target.long().unsqueeze(1)
     ignored = target == options.ignore_index
     invalid = ~ignored & ((target < 0) | (target >= x.shape[1]))
-    target = target.masked_fill(ignored | invalid, 0)
-    u, w = classes.prior[target], classes.weight[target]
+    skipped = ignored | invalid
+    target = target.masked_fill(skipped, 0)
+    u, w = classes.prior[target], classes.weight[target].masked_fill(skipped, 0.0)
     beta, target_prob = _beta_and_target_prob(u, options)
-    tau = w * (target_prob - beta * u)
+    tau = _weighted(target_prob - beta * u, w)
     mass = beta * classes.coef_sum + tau
     coef = beta * _along_classes(classes.coef, x)
     reference = _finite_or_zero(x.gather(1, target))
-    return _Rows(
-        x, shift, sum_exp, reference, coef, mass, tau, w * target_prob, target, ignored, invalid
-    )
+    of_target = (tau, _weighted(target_prob, w), u, w, target, ignored, invalid)
+    return _Rows(x, shift, sum_exp, reference, coef, mass, *of_target)
 
 
 def _beta_and_target_prob(target_prior: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """beta and q_y of each row."""
-    a = torch.zeros_like(target_prior) + options.label_smoothing
+    a = _like(options.label_smoothing, target_prior)
     if options.smooth_over == "all":
         return a, 1 - a + a * target_prior
-    return a / (1 - target_prior) if options.label_smoothing > 0 else a, 1 - a
+    return a / (1 - target_prior).masked_fill(a == 0, 1.0), 1 - a
 
 
 def log_sum_exp(rows: _Rows, options: Options) -> Tensor:
@@ -140,17 +164,17 @@ def row_loss(rows: _Rows, options: Options) -> Tensor:
     return loss
 
 
-def negative_entropy(rows: _Rows, inputs: Inputs, classes: _Classes, options: Options) -> Tensor:
+def negative_entropy(rows: _Rows, inputs: Inputs, classes: Classes, options: Options) -> Tensor:
     """sum_c w_c q_c log q_c."""
     if rows.target is None:
         a = options.label_smoothing
         q = a * _along_classes(classes.prior, rows.x) + (1 - a) * _accumulate(inputs.target)
-        return (_along_classes(classes.weight, rows.x) * torch.xlogy(q, q)).sum(1, keepdim=True)
-    u, w = classes.prior[rows.target], classes.weight[rows.target]
+        weight = _along_classes(classes.weight, rows.x)
+        return _weighted(_x_log_x(q), weight).sum(1, keepdim=True)
+    u, w = rows.target_prior, rows.target_weight
     beta, q = _beta_and_target_prob(u, options)
-    spread = beta * u
-    everywhere = torch.xlogy(beta, beta) * classes.coef_sum + beta * classes.coef_log
-    return everywhere + w * (torch.xlogy(q, q) - torch.xlogy(spread, spread))
+    everywhere = _x_log_x(beta) * classes.coef_sum + beta * classes.coef_log
+    return everywhere + _weighted(_x_log_x(q) - _x_log_x(beta * u), w)
 
 
 def target_weights(inputs: Inputs, options: Options) -> Tensor:
@@ -172,33 +196,41 @@ def mean_denominator(total_weight: Tensor) -> Tensor:
     return total_weight.masked_fill(total_weight == 0, math.nan)
 
 
-def _denominator(inputs: Inputs, options: Options) -> Tensor | float:
+def _denominator(inputs: Inputs, options: Options) -> Tensor | None:
+    """None where nothing is divided. (The number 1 would not do: under torch.func a 0-d float32 by
+    a Python number is a float64.)"""
     if options.reduction != "mean":
-        return 1.0
+        return None
     if inputs.normalizer is not None:
         return inputs.normalizer.to(_accumulate(inputs.logits[:0]).dtype)
     return mean_denominator(target_weights(inputs, options).sum())
 
 
+def divided(total: Tensor, denominator: Tensor | None) -> Tensor:
+    return total if denominator is None else total / denominator
+
+
 def loss(inputs: Inputs, options: Options) -> Tensor:
     """The loss, which autograd can differentiate in every input."""
-    classes = _classes(inputs)
+    classes = _classes(inputs, options)
     return _loss(_rows(inputs, classes, options), inputs, classes, options)
 
 
-def _loss(rows: _Rows, inputs: Inputs, classes: _Classes, options: Options) -> Tensor:
+def _loss(rows: _Rows, inputs: Inputs, classes: Classes, options: Options) -> Tensor:
     loss = row_loss(rows, options)
     if options.objective == "kl_div":
         loss = loss + negative_entropy(rows, inputs, classes, options)
     if rows.ignored is not None and rows.invalid is not None:
         loss = loss.masked_fill(rows.ignored, 0.0).masked_fill(rows.invalid, math.nan)
     loss = loss.squeeze(1)
-    return loss if options.reduction == "none" else loss.sum() / _denominator(inputs, options)
+    if options.reduction == "none":
+        return loss
+    return divided(loss.sum(), _denominator(inputs, options))
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    classes = _classes(inputs)
+    classes = _classes(inputs, options)
     rows = _rows(inputs, classes, options)
     loss = _loss(rows, inputs, classes, options)
     with torch.no_grad():
@@ -227,10 +259,10 @@ def nll(rows: _Rows, inputs: Inputs, options: Options) -> Tensor:
 
 def gradient(grad_loss: Tensor, inputs: Inputs, options: Options) -> Tensor:
     """The gradient of the logits: mass p_c - beta v_c - tau [c = y]; differentiable in its turn."""
-    classes = _classes(inputs)
+    classes = _classes(inputs, options)
     rows = _rows(inputs, classes, options)
     scale = grad_loss if options.reduction != "none" else grad_loss.unsqueeze(1)
-    scale = scale / _denominator(inputs, options)
+    scale = divided(scale, _denominator(inputs, options))
     mass = rows.mass
     if options.lse_square_scale != 0:
         mass = mass + 2 * options.lse_square_scale * log_sum_exp(rows, options)

@@ -15,7 +15,7 @@ from checks import DTYPES, REDUCTIONS, assert_gradient
 from reference import reference
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from labelsmooth import label_smoothing_loss
 
@@ -273,6 +273,53 @@ def test_hessians(reduction: str, options: dict[str, Any], backend: str) -> None
     expected = torch.stack(columns).view(N, C, N, C)
     for ours in (hessian(loss), jacrev(jacrev(loss)), jacrev(jacfwd(loss))):
         torch.testing.assert_close(ours(primal), expected, rtol=1e-5, atol=1e-7)
+
+
+LOSS_OF: dict[str, dict[str, Any]] = {
+    "logits": {},
+    "weight": {"label_smoothing": 0.1},
+    "prior": {"label_smoothing": 0.1, "smooth_over": "others", "objective": "kl_div"},
+    "target": {"label_smoothing": 0.1},
+    "normalizer": {},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of", LOSS_OF)
+@each_reduction
+def test_dtypes(reduction: str, of: str, dtype: torch.dtype, backend: str) -> None:
+    """Of whatever is made from the loss, also where it is 0-d, which under torch.func a Python
+    number would make float64."""
+    if of == "normalizer" and reduction != "mean":
+        return
+    logits, target = problem(dtype=dtype, probabilities=of == "target")
+    inputs = {"logits": logits[0], "target": target[0]}
+    vectors = {"weight": torch.rand(C), "prior": torch.rand(C).softmax(0)}
+    vectors["normalizer"] = torch.tensor(2.5)
+    inputs |= {of: vectors[of]} if of in vectors else {}
+    at = inputs[of]
+
+    def loss(value: Tensor) -> Tensor:
+        result = label_smoothing_loss(
+            **{**inputs, of: value}, **LOSS_OF[of], reduction=reduction, backend=backend
+        )
+        assert result.dtype == torch.float32
+        return result.sum()
+
+    one, along = torch.ones(()), torch.ones_like(at)
+    assert grad(loss)(at).dtype == at.dtype
+    assert jvp(loss, (at,), (along,))[1].dtype == torch.float32
+    assert jvp(grad(loss), (at,), (along,))[1].dtype == at.dtype
+    assert jvp(grad(lambda v: loss(v) ** 2), (at,), (along,))[1].dtype == at.dtype
+    if of != "normalizer":  # of which torch asserts "escaped?"
+        assert jvp(lambda c: vjp(loss, at)[1](c)[0], (one,), (one,))[1].dtype == at.dtype
+    assert jvp(lambda c: jvp(loss, (at,), (c * along,))[1], (one,), (one,))[1].dtype == one.dtype
+    several = torch.stack([at, at])
+    assert vmap(loss)(several).dtype == torch.float32
+    assert vmap(grad(lambda v: loss(v) ** 2))(several).dtype == at.dtype
+    assert grad(lambda v: (vmap(loss)(v) ** 2).sum())(several).dtype == at.dtype
+    double = torch.stack([at, at]).double() if of == "normalizer" else several
+    assert vmap(loss)(double).dtype == torch.float32
 
 
 @each_reduction

@@ -112,8 +112,7 @@ class Call {
   }
 
   // `before` is a copy from before the call; `scale` is what the gradient was multiplied by,
-  // `rounding` what its rounding to the dtype may cost, relatively. The exponentials of 16-bit
-  // logits have a 16th of that for themselves.
+  // `rounding` what its rounding to the dtype may cost, relatively.
   void compare(const Call& before, double tolerance, double grad_tolerance, double scale = 1,
                double rounding = 0) const {
     const std::vector<Element>& made = case_.inplace ? logits : grad;
@@ -131,7 +130,7 @@ class Call {
       for (int64_t k = 0; k < case_.classes; k += 1 + case_.classes / 50) {
         const double expected = ignored(row) ? 0 : scale * grads[static_cast<size_t>(k)];
         const double value = wide(made[index(row, k)]);
-        const double allowed = grad_tolerance + rounding * (std::fabs(expected) + 1. / 16);
+        const double allowed = grad_tolerance + rounding * std::fabs(expected);
         CHECK(close(value, expected, allowed), "C %ld row %ld class %ld: %g, expected %g",
               case_.classes, row, k, value, expected);
       }

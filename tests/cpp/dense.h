@@ -27,31 +27,32 @@ struct DenseRow {
     return largest + std::log(static_cast<double>(sum));
   }
   double q(size_t c) const {
-    if (!probs.empty()) return (1 - smoothing) * probs[c] + smoothing * prior[c];
     const auto y = static_cast<size_t>(target);
-    if (!over_others) return (c == y ? 1 - smoothing : 0) + smoothing * prior[c];
+    const double unsmoothed = !probs.empty() ? probs[c] : c == y ? 1 : 0;
+    if (smoothing == 0) return unsmoothed;  // whatever the prior holds
+    if (!over_others) return (1 - smoothing) * unsmoothed + smoothing * prior[c];
     return c == y ? 1 - smoothing : smoothing * prior[c] / (1 - prior[y]);
   }
+  double coef(size_t c) const { return q(c) == 0 || weight[c] == 0 ? 0 : weight[c] * q(c); }
   double loss() const {
     const double l = lse();
     long double sum = lse_square_scale == 0 ? 0 : lse_square_scale * l * l;
     for (size_t c = 0; c < logits.size(); ++c) {
-      const double coef = weight[c] * q(c);
-      if (coef != 0) sum += coef * (l - x(c));
-      if (kl_div && q(c) > 0) sum += coef * std::log(q(c));
+      if (coef(c) != 0) sum += coef(c) * (l - x(c));
+      if (kl_div && q(c) > 0) sum += coef(c) * std::log(q(c));
     }
     return static_cast<double>(sum);
   }
   std::vector<double> grad() const {
     const double l = lse();
     long double sum = 2 * lse_square_scale * l;
-    for (size_t c = 0; c < logits.size(); ++c) sum += weight[c] * q(c);
+    for (size_t c = 0; c < logits.size(); ++c) sum += coef(c);
     const auto mass = static_cast<double>(sum);
     std::vector<double> grad;
     for (size_t c = 0; c < logits.size(); ++c) {
       const double p = from_log_probs ? 0 : std::exp(x(c) - l);
       const double ratio = softcap > 0 ? x(c) / softcap : 0;
-      grad.push_back((mass * p - weight[c] * q(c)) * logit_scale * (1 - ratio * ratio));
+      grad.push_back((mass * p - coef(c)) * logit_scale * (1 - ratio * ratio));
     }
     return grad;
   }

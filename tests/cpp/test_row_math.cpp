@@ -10,10 +10,15 @@ using namespace labelsmooth;
 
 namespace {
 
+LossOptions<double> options_of(const DenseRow& row) {
+  return {row.smoothing,   row.lse_square_scale, row.logit_scale,   row.softcap,
+          row.over_others, row.kl_div,           row.from_log_probs};
+}
+
 RowStats<double> stats_of(const DenseRow& row, size_t begin, size_t end, double reference) {
   RowStats<double> stats = empty_stats<double>();
   for (size_t c = begin; c < end; ++c) {
-    const double v = row.weight[c] * row.prior[c];
+    const double v = coef_of_class(row.weight[c], row.prior[c], options_of(row));
     stats = combine(stats, {row.x(c), 1, weighted(v, row.x(c) - reference), v});
   }
   return stats;
@@ -34,15 +39,15 @@ DenseRow random_row(Random& random, size_t classes) {
 }
 
 void check_row(const DenseRow& row) {
-  const LossOptions<double> options = {row.smoothing,     row.lse_square_scale, row.logit_scale,
-                                       row.softcap,       row.over_others,      row.kl_div,
-                                       row.from_log_probs};
+  const LossOptions<double> options = options_of(row);
   const size_t classes = row.logits.size();
   const auto y = static_cast<size_t>(row.target);
   ClassSums<double> sums = {0, 0};
+  std::vector<double> coefs;
   for (size_t c = 0; c < classes; ++c) {
-    sums.coef += row.weight[c] * row.prior[c];
-    sums.coef_log += row.weight[c] * x_log_x(row.prior[c]);
+    coefs.push_back(coef_of_class(row.weight[c], row.prior[c], options));
+    sums.coef += coefs[c];
+    sums.coef_log += coef_log_of_class(coefs[c], row.prior[c]);
   }
   const double target_logit = transform_logit(row.logits[y], options);
   const double reference = finite_or_zero(target_logit);
@@ -57,7 +62,7 @@ void check_row(const DenseRow& row) {
   const std::vector<double> expected = row.grad();
   for (size_t c = 0; c < classes; ++c) {
     const double x = transform_logit(row.logits[c], options);
-    const double coef = c == y ? grad.target_coef : grad.beta * row.weight[c] * row.prior[c];
+    const double coef = c == y ? grad.target_coef : grad.beta * coefs[c];
     const double g =
         logit_grad(labelsmooth::exp(x - grad.shift), coef, grad) * transform_slope(x, options);
     CHECK(close(g, scale * expected[c], 1e-13), "class %zu: %.17g, expected %.17g", c, g,
@@ -146,6 +151,46 @@ void infinite_losses() {
   check_row(row);
 }
 
+// The weight of a class without a coefficient, and the prior where nothing is spread, may be
+// anything.
+void zero_coefficients() {
+  for (const double value : {static_cast<double>(INFINITY), static_cast<double>(NAN)})
+    for (int bits = 0; bits < 16; ++bits) {
+      DenseRow row;
+      row.logits = {1, -0.5, 2, 0.25};
+      row.weight = {0.5, value, 2, 1.5};
+      row.prior = {0.25, bits & 1 ? 0 : 0.25, 0.25, 0.25};
+      row.target = bits & 2 ? 2 : 3;
+      row.smoothing = bits & 1 ? 0.1 : 0;
+      row.over_others = bits & 4;
+      row.kl_div = bits & 8;
+      CHECK(std::isfinite(row.loss()), "%g", row.loss());
+      check_row(row);
+      if (bits & 1) {  // nothing is left of the target, which no prior gives anything
+        row.target = 1;
+        row.smoothing = 1;
+        CHECK(std::isfinite(row.loss()), "%g", row.loss());
+        check_row(row);
+      } else {
+        row.prior[0] = value;
+        check_row(row);
+      }
+    }
+  const LossOptions<double> options = {};
+  const double unspread = soft_negative_entropy<double, double>(1, NAN, 0.5, 0, 1);
+  CHECK(close(unspread, 0.5 * std::log(0.5), 1e-15), "%g", unspread);
+  CHECK(coef_of_class<double>(NAN, 0.5, options) == 0, "spread by a smoothing of 0");
+  // What has a coefficient shows.
+  DenseRow row;
+  row.logits = {1, -0.5};
+  row.weight = {1, INFINITY};
+  row.prior = {0.5, 0.5};
+  row.smoothing = 0.1;
+  const auto stats = stats_of(row, 0, 2, 1);
+  const auto terms = row_terms(0.5, 1.0, stats.coef_sum, options_of(row));
+  CHECK(!std::isfinite(row_loss(stats, terms, 1.0, 1.0, options_of(row))), "a weight is lost");
+}
+
 // In float, an offset of 1e4 is shared by all logits and costs nothing.
 void large_offset() {
   const LossOptions<float> options = {0.1f, 0, 1, 0, false, false, false};
@@ -168,5 +213,6 @@ int main() {
   parts_in_any_grouping();
   empty_and_masked_parts();
   infinite_losses();
+  zero_coefficients();
   large_offset();
 }

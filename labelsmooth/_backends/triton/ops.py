@@ -56,7 +56,7 @@ def _strides(tensor: Tensor) -> tuple[int, int, int]:
 
 
 class Classes(NamedTuple):
-    """w_c, u_c and v_c = w_c u_c, (C,) each, and (2,): sum_c v_c, sum_c v_c log u_c."""
+    """As eager's, but the two sums are one tensor, (2,)."""
 
     weight: Tensor | None
     prior: Tensor | None
@@ -64,15 +64,14 @@ class Classes(NamedTuple):
     sums: Tensor | None
 
 
-def _classes(logits: Tensor, weight: Tensor | None, prior: Tensor | None) -> Classes:
+def _classes(
+    logits: Tensor, weight: Tensor | None, prior: Tensor | None, label_smoothing: float | Tensor
+) -> Classes:
     if weight is None and prior is None:
         return Classes(None, None, None, None)
-    count = logits.shape[1]
-    ones = logits.new_ones(count, dtype=accumulate_dtype(logits))
-    weight = ones if weight is None else weight.to(ones).contiguous()
-    prior = ones / count if prior is None else prior.to(ones).contiguous()
-    coef = weight * prior
-    return Classes(weight, prior, coef, torch.stack([coef.sum(), torch.xlogy(coef, prior).sum()]))
+    made = eager.classes_of(logits, weight, prior, label_smoothing)
+    weight, prior, coef = (vector.contiguous() for vector in made[:3])
+    return Classes(weight, prior, coef, torch.stack([made.coef_sum, made.coef_log]))
 
 
 class Call:
@@ -134,7 +133,7 @@ class Call:
             *_strides(logits),
             target if self.soft else target.contiguous(),
             *(_strides(target) if self.soft else (0, 0, 0)),
-            *_classes(logits, weight, prior),
+            *_classes(logits, weight, prior, label_smoothing),
             self.outer,
             self.inner,
             self.classes,

@@ -86,13 +86,13 @@ def transform_slope(x, options):
 
 
 @triton.jit
-def soft_coef(class_coef, weighted_prob, beta, kappa):
-    return beta * class_coef + kappa * weighted_prob
+def soft_coef(class_coef, weighted_prob, beta):
+    return beta * class_coef + weighted_prob
 
 
 @triton.jit
 def soft_negative_entropy(weight, prior, prob, beta, kappa):
-    return weight * x_log_x(beta * prior + kappa * prob)
+    return weighted(x_log_x(weighted(beta, prior) + kappa * prob), weight)
 
 
 @triton.jit
@@ -167,10 +167,11 @@ def row_terms(target_prior, target_weight, coef_sum, options):
     else:
         beta = a + tl.zeros_like(target_prior)
         kappa = 1 - beta
-        target_prob = beta * target_prior + kappa
-    tau = kappa * target_weight
+        target_prob = weighted(beta, target_prior) + kappa
+    tau = weighted(kappa, target_weight)
     mass = beta * coef_sum + tau
-    return RowTerms(beta, kappa, tau, mass, target_prob, target_weight * target_prob)
+    target_coef = weighted(target_prob, target_weight)
+    return RowTerms(beta, kappa, tau, mass, target_prob, target_coef)
 
 
 @triton.jit
@@ -189,11 +190,11 @@ def row_loss(stats, terms, target_logit, reference, options):
 
 @triton.jit
 def negative_entropy(terms, target_prior, target_weight, sums):
-    spread = terms.beta * target_prior
+    spread = weighted(terms.beta, target_prior)
     everywhere = tl.where(
         terms.beta > 0, terms.beta * (tl.log(terms.beta) * sums.coef + sums.coef_log), 0.0
     )
-    return everywhere + target_weight * (x_log_x(terms.target_prob) - x_log_x(spread))
+    return everywhere + weighted(x_log_x(terms.target_prob) - x_log_x(spread), target_weight)
 
 
 # ---- gradient ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .row_math import LossOptions, soft_coef, transform_logit
+from .row_math import LossOptions, soft_coef, transform_logit, weighted
 
 
 class Rows(NamedTuple):
@@ -181,5 +181,7 @@ def class_coef_at(rows, c, dtype: tl.constexpr):
 @triton.jit
 def soft_coef_at(rows, c, beta, kappa, dtype: tl.constexpr):
     class_coef = tl.where(c < rows.classes, class_coef_at(rows, c, dtype), 0.0)
-    weighted_probs = of_classes(rows.weight, 1.0, rows, c) * target_probs_at(rows, c)
-    return soft_coef(class_coef, weighted_probs, beta, kappa)
+    probs = kappa * target_probs_at(rows, c)
+    if rows.weight is not None:
+        probs = weighted(probs, of_classes(rows.weight, 1.0, rows, c))
+    return soft_coef(class_coef, probs, beta)

@@ -82,6 +82,7 @@ def sums_of_tile(rows, x, c, reference, terms, options, WITH_STATS: tl.constexpr
     if rows.target.dtype.is_ptr():
         coef = soft_coef_at(rows, c, terms.beta, terms.kappa, dtype)
         coef_sum = tl.sum(coef, 1, keep_dims=True)
+        coef_dot = tl.sum(weighted(coef, difference), 1, keep_dims=True)  # frees registers
         probs = target_probs_at(rows, c)
         if options.kl_div:
             prior = of_classes(rows.prior, uniform(rows, dtype), rows, c)
@@ -94,7 +95,7 @@ def sums_of_tile(rows, x, c, reference, terms, options, WITH_STATS: tl.constexpr
     else:
         coef = class_coef_at(rows, c, dtype)
         difference = tl.where((c == rows.target) | (c >= rows.classes), 0.0, difference)
-    coef_dot = tl.sum(weighted(coef, difference), 1, keep_dims=True)
+        coef_dot = tl.sum(weighted(coef, difference), 1, keep_dims=True)
     best = tl.zeros_like(shift).to(tl.int64)
     if WITH_STATS:
         largest = tl.where(x == x, x, float("inf"))

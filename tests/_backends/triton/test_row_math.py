@@ -14,8 +14,10 @@ from checks import ROOT
 from labelsmooth._backends.triton import row_math
 
 HEADER = (ROOT / "csrc" / "row_math.h").read_text()
-# What Triton's language has itself, and what only a class by class kernel needs.
+# What Triton's language has itself, what only a class by class kernel needs, and what torch
+# operations make before the kernel runs.
 NOT_MIRRORED = {"select", "max", "exp", "log", "tanh", "infinity", "empty_stats"}
+NOT_MIRRORED |= {"coef_of_class", "coef_log_of_class"}
 
 
 def in_cpp() -> dict[str, list[str]]:
