@@ -4,7 +4,7 @@ TORCH  ?= torch==2.14.1
 PYTHON ?= python3
 VENV   ?= .venv
 CLANG  ?= clang++
-MATRIX ?= $(PYTHON):torch==2.13.0 $(PYTHON):torch==2.14.1
+MATRIX ?= $(addprefix $(PYTHON):torch==,2.10.0 2.13.0 2.14.1 2.15.0)
 
 BIN    := $(abspath $(VENV))/bin
 LIB    := labelsmooth/_C.abi3.so

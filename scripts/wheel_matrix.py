@@ -4,8 +4,8 @@
 
 `dist` holds a wheel and the sdist that it was built from. First the wheel's symbols are audited and
 its size is told, and the sdist is built once more without CUDA. Each pair gets an environment of
-its own, in build/matrix, and a copy of the tree without the package: the tests import the wheel.
-Arguments after `--` go to pytest.
+its own, in build/matrix, which the next run takes again, and a copy of the tree without the
+package: the tests import the wheel. Arguments after `--` go to pytest.
 """
 
 from __future__ import annotations
@@ -42,13 +42,27 @@ def copy_tree(to: Path) -> None:
     shutil.rmtree(to / "labelsmooth")
 
 
+def install(python: Path, *requirements: str) -> None:
+    """All at once, so that nothing that one of them asks for changes another's version.
+
+    Where pip's configuration forbids a version, by a constraint say, once more without it.
+    """
+    pip = (python, "-m", "pip")
+    run(*pip, "uninstall", "--quiet", "--yes", "labelsmooth")  # of an older wheel
+    command = (*pip, "install", "--quiet", *requirements)
+    try:
+        run(*command)
+    except subprocess.CalledProcessError:
+        run(*command, PIP_CONFIG_FILE=os.devnull)
+
+
 def check(python: str, torch: str, wheel: Path, pytest_arguments: list[str]) -> None:
     folder = MATRIX / f"{Path(python).name}-{torch.replace('==', '-')}"
     run(python, "-m", "venv", folder)
-    pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet")
-    run(*pip, torch, "cmake", "ninja", "pybind11", "setuptools")
-    run(*pip, f"{wheel}[test,triton]")
+    tools = ("cmake", "ninja", "pybind11", "setuptools")
+    install(folder / "bin" / "python", torch, f"{wheel}[test,triton]", *tools)
     tree = folder / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
     copy_tree(tree)
     if KERNELS.is_dir():  # the tests link them with a simulated CUDA
         shutil.copytree(KERNELS, tree / "build" / "inplace" / "cuda")
@@ -64,13 +78,13 @@ def main() -> None:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     (dist, *pairs), pytest_arguments = arguments[:split], arguments[split + 1 :] or ["-n", "2"]
     wheel, sdist = only(Path(dist), "*.whl"), only(Path(dist), "*.tar.gz")
-    shutil.rmtree(MATRIX, ignore_errors=True)
-    MATRIX.mkdir(parents=True)
+    no_cuda = MATRIX / "no-cuda"
+    shutil.rmtree(no_cuda, ignore_errors=True)
 
     run(BIN / "abi3audit", "--strict", wheel)
     pip_wheel = (BIN / "python", "-m", "pip", "wheel", "--quiet", "--no-deps")
-    run(*pip_wheel, "--no-build-isolation", "-w", MATRIX / "no-cuda", sdist, LABELSMOOTH_CUDA="0")
-    for path in (wheel, only(MATRIX / "no-cuda", "*.whl")):
+    run(*pip_wheel, "--no-build-isolation", "-w", no_cuda, sdist, LABELSMOOTH_CUDA="0")
+    for path in (wheel, only(no_cuda, "*.whl")):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     for pair in pairs:
         python, _, torch = pair.partition(":")

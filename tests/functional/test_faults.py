@@ -72,7 +72,8 @@ def no_memory_for_the_gradient(backend: str) -> None:
         _C.release_memory()  # a gradient kept for the next call would do
         resource.setrlimit(resource.RLIMIT_AS, (statistic_of_memory(0) + 32 * MIB, unlimited[1]))
         try:
-            with pytest.raises(RuntimeError, match="allocate"):
+            # torch 2.10 tells an extension no more than which operator failed
+            with pytest.raises(RuntimeError, match=r"allocate|empty_like.* call failed"):
                 run(logits, target, reduction=reduction, backend=backend)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, unlimited)

@@ -13,6 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from labelsmooth import _C, label_smoothing_loss
 
+# torch 2.10's, of any profile
+pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
+
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 N, C = 64, 4096
 

@@ -172,6 +172,8 @@ def simulated_triton(device: Device | int, **options: Any) -> Iterator[TritonGpu
     triton.runtime.driver.set_active(gpu)
     stages_hook = triton.knobs.runtime.add_stages_inspection_hook
     triton.knobs.runtime.add_stages_inspection_hook = _until_ptx
+    cache = triton.knobs.cache.dir
+    triton.knobs.cache.dir = f"{cache}/until_ptx"  # Triton 3.6 asks for no key
     # A launcher gets no reference to the kernel's PTX; this passes it the kernel itself.
     CompiledKernel.launch_metadata = lambda self, grid, stream, *args: self
     try:
@@ -179,4 +181,5 @@ def simulated_triton(device: Device | int, **options: Any) -> Iterator[TritonGpu
     finally:
         triton.runtime.driver._active = before
         triton.knobs.runtime.add_stages_inspection_hook = stages_hook
+        triton.knobs.cache.dir = cache
         CompiledKernel.launch_metadata = launch_metadata

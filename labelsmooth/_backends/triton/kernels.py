@@ -50,7 +50,7 @@ def terms_of(rows, class_sums, options, dtype: tl.constexpr):
     else:
         u = tl.zeros_like(rows.index).to(dtype) + uniform(rows, dtype)
         w = tl.zeros_like(rows.index).to(dtype) + 1
-        if rows.prior is not None:
+        if rows.prior.dtype.is_ptr():
             u = tl.load(rows.prior + rows.target)
             w = tl.load(rows.weight + rows.target)
         terms = row_terms(u, w, class_sums.coef, options)

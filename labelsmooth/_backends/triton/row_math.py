@@ -16,7 +16,7 @@ class LossOptions(NamedTuple):
     label_smoothing: tl.tensor
     lse_square_scale: tl.tensor
     logit_scale: tl.tensor
-    softcap: tl.tensor  # None: none
+    softcap: tl.tensor  # of int1: none
     over_others: tl.constexpr
     kl_div: tl.constexpr
     from_log_probs: tl.constexpr
@@ -67,7 +67,7 @@ def tanh(x):
 @triton.jit
 def transform_logit(x0, options):
     x = x0 * options.logit_scale
-    if options.softcap is None:
+    if options.softcap.dtype == tl.int1:
         return x
     else:  # noqa: RET505  (Triton wants one return or a branch for each)
         return options.softcap * tanh(x / options.softcap)
@@ -75,7 +75,7 @@ def transform_logit(x0, options):
 
 @triton.jit
 def transform_slope(x, options):
-    if options.softcap is None:
+    if options.softcap.dtype == tl.int1:
         return options.logit_scale
     else:  # noqa: RET505
         ratio = x / options.softcap

@@ -28,12 +28,18 @@ class Rows(NamedTuple):
     target: tl.tensor  # the class, 0 where there is none; or pointers to class probabilities
     target_stride: tl.tensor
     classes: tl.tensor
-    weight: tl.tensor  # pointers to w_c, u_c and v_c; or None: 1, 1/C and 1/C
+    weight: tl.tensor  # pointers to w_c, u_c and v_c; or nothing(): 1, 1/C and 1/C
     prior: tl.tensor
     class_coef: tl.tensor
 
 
 # ---- arguments -----------------------------------------------------------------------------------
+
+
+@triton.jit
+def nothing():
+    """Stands for None in a tuple that a function returns: Triton 3.6 makes tensors of all in it."""
+    return tl.full((), 0, tl.int1)
 
 
 @triton.jit
@@ -56,14 +62,11 @@ def options_of(
     FROM_LOG_PROBS: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    cap = None
-    if softcap is not None:
-        cap = scalar(softcap, IN_MEMORY, dtype)
     return LossOptions(
         scalar(label_smoothing, IN_MEMORY, dtype),
         scalar(lse_square_scale, IN_MEMORY, dtype),
         scalar(logit_scale, IN_MEMORY, dtype),
-        cap,
+        nothing() if softcap is None else scalar(softcap, IN_MEMORY, dtype),
         OVER_OTHERS,
         KL_DIV,
         FROM_LOG_PROBS,
@@ -124,9 +127,9 @@ def rows_of_program(
         y,
         target_stride,
         classes,
-        weight,
-        prior,
-        class_coef,
+        nothing() if weight is None else weight,
+        nothing() if prior is None else prior,
+        nothing() if class_coef is None else class_coef,
     )
 
 
@@ -163,19 +166,19 @@ def target_probs_at(rows, c):
 @triton.jit
 def of_classes(vector, constant, rows, c):
     """Of classes that may lie beyond the last one; the constant where there is no vector."""
-    if vector is None:
-        return tl.where(c < rows.classes, constant, 0.0)
-    else:  # noqa: RET505
+    if vector.dtype.is_ptr():
         return tl.load(vector + c, mask=c < rows.classes, other=0.0)
+    else:  # noqa: RET505
+        return tl.where(c < rows.classes, constant, 0.0)
 
 
 @triton.jit
 def class_coef_at(rows, c, dtype: tl.constexpr):
     """v_c, beyond the last class too: where there are no vectors it is one number."""
-    if rows.class_coef is None:
-        return uniform(rows, dtype)
-    else:  # noqa: RET505
+    if rows.class_coef.dtype.is_ptr():
         return of_classes(rows.class_coef, 0.0, rows, c)
+    else:  # noqa: RET505
+        return uniform(rows, dtype)
 
 
 @triton.jit
