@@ -63,7 +63,7 @@ class Options:
             raise ValueError(f"label_smoothing: expected a number in [0, 1], got {smoothing}")
         for name in ("lse_square_scale", "logit_scale"):
             value = getattr(self, name)
-            if not math.isfinite(value):
+            if not -math.inf < value < math.inf:
                 raise ValueError(f"{name}: expected a finite number, got {value}")
         if self.softcap is not None and not (0.0 < self.softcap < math.inf):
             raise ValueError(f"softcap: expected a positive number or None, got {self.softcap}")

@@ -126,6 +126,19 @@ def test_changing_smoothing_and_normalizer(backend: str) -> None:
     compiles_once(step, calls)
 
 
+@pytest.mark.parametrize("name", ["lse_square_scale", "logit_scale", "softcap"])
+def test_other_numbers_may_change(name: str) -> None:
+    """Each value is compiled anew, and none breaks the graph."""
+
+    def step(logits: Tensor, target: Tensor, number: float) -> Tensor:
+        return label_smoothing_loss(logits, target, **{name: number})
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    logits, target = batches(C)[0]
+    for number in (0.5, 0.75, 2.0):
+        torch.testing.assert_close(compiled(logits, target, number), step(logits, target, number))
+
+
 def test_module_whose_smoothing_changes() -> None:
     loss = FusedLabelSmoothingLoss(WEIGHT, label_smoothing=0.1)
     counter = CompileCounterWithBackend("aot_eager")
