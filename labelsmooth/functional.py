@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ._autograd.operator import apply
+from ._autograd.overwritten import look_at_node
 from ._call.checks import check_call, check_logit_scale, check_prior, check_writable
 from ._call.declare import check_names, set_signature
 from ._call.problem import (
@@ -115,6 +116,8 @@ def loss(
         check_writable(logits)
     inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
     outputs = apply(inputs, options)
+    if options.inplace and not torch.compiler.is_compiling():
+        look_at_node(logits)
     result = outputs.loss.view(shape) if options.reduction == "none" else outputs.loss
     if not options.return_stats:
         return result

@@ -48,9 +48,10 @@ class FusedLabelSmoothingLoss(_Module):
         logit_scale, softcap: :math:`s` and :math:`k` make the logits
             :math:`x = k \tanh(s x_0 / k)`, or :math:`s x_0` without softcap.
         inplace: the gradient may overwrite the logits' storage. After the call the logits' values
-            are gone; autograd raises where another operation still needs them. A fresh gradient is
-            made all the same where the logits are needed again: under ``retain_graph``,
-            ``create_graph`` and torch.func.
+            are gone; autograd raises where another operation still needs them, or lets NaN through
+            where it cannot look (a GPU, compiled code). Where they are a part of a tensor, saved
+            through hooks (a checkpoint), or wanted again (``retain_graph``, torch.func), the
+            gradient is a fresh one all the same; the documentation's page on options has the list.
         return_stats: also return :class:`labelsmooth.LossStats`.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"eager"``, which is plain
             torch operations.
@@ -127,6 +128,13 @@ class FusedLabelSmoothingLoss(_Module):
         elif name in ("weight", "prior"):
             value = self._checked(name, value)
         super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        try:
+            check_prior(self.prior, self.options)
+        except ValueError as error:
+            arguments[-1].append(str(error))  # which load_state_dict raises with all others
 
     def _checked(self, name: str, vector: Tensor | None) -> Tensor | None:
         if vector is not None:

@@ -30,7 +30,7 @@ def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
     one_step = _is_one_step(inputs, options)
     outputs = Outputs(*_Loss.apply(*inputs, options, backend, one_step))
     if one_step and options.inplace:
-        mark_overwritten(base_of(inputs.logits))
+        mark_overwritten(inputs.logits)
     return outputs
 
 
@@ -80,7 +80,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, row_stats, grad_logits)
     if ctx.options.inplace and not ctx.one_step:
-        ctx.base = weakref.ref(base_of(tensors[0]))
+        ctx.written_to = [weakref.ref(t) for t in (tensors[0], base_of(tensors[0]))]
 
 
 class _Loss(Function):
@@ -168,10 +168,10 @@ def _gradient(
     result = ctx.backend.backward(grad_loss, row_stats, inputs, options, inplace=inplace)
     if inplace:
         torch.autograd.graph.increment_version(inputs.logits)
-        base = ctx.base()
-        if base is not None and has_values(base):
+        written_to = next((t for ref in ctx.written_to if (t := ref()) is not None), None)
+        if written_to is not None and has_values(written_to):  # somebody else holds it
             with torch.enable_grad():
-                mark_overwritten(base)
+                mark_overwritten(written_to)
     return result
 
 

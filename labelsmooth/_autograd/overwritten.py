@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import CreationMeta, _get_creation_meta
+from torch._C._autograd import (
+    CreationMeta,
+    _get_creation_meta,
+    _top_saved_tensors_default_hooks,
+)
 from torch.autograd import Function
 
 from .._call.checks import can_be_read, has_values
@@ -23,22 +27,41 @@ def base_of(tensor: Tensor) -> Tensor:
 def can_be_overwritten(logits: Tensor) -> bool:
     """Not where they are a part of a tensor: autograd spreads the gradient of a part over a new
     tensor of the whole anyway, and who uses other parts must not find a new version of them. Not
-    where they are a view that autograd lets nobody write to, as chunk() makes them. Nor where a
-    traced graph begins with them: who uses them after it would not learn of it.
+    where they are a view that autograd lets nobody write to, as chunk() makes them, or one that
+    negates. Not where nobody would learn of it: who wants their gradient kept, who saved them
+    through hooks (a checkpoint, say), which know no versions, and who uses what a traced graph
+    begins with after that graph.
     """
     base = base_of(logits)
     if base is not logits and (
         base.numel() != logits.numel() or _get_creation_meta(logits) != CreationMeta.DEFAULT
     ):
         return False
-    return has_values(base) or type(base.grad_fn).__name__ != "Error"
+    if logits.is_neg() or logits.retains_grad or base.retains_grad:
+        return False
+    if _top_saved_tensors_default_hooks(False) is not None:
+        return False
+    return has_values(base) or not _begins_a_graph(base)
+
+
+def _begins_a_graph(tensor: Tensor) -> bool:
+    """By the node that Dynamo gives an input which is no leaf: one that fails in backward."""
+    return type(tensor.grad_fn).__name__ == "Error"
 
 
 def mark_overwritten(tensor: Tensor) -> None:
     """From now on no gradient goes through the tensor and its views to what they were made of."""
+    base = base_of(tensor)
     # Who wrote to it has given it a new version already.
-    with torch.autograd.grad_mode._unsafe_preserve_version_counter(tensor):
-        _Overwritten.apply(tensor)
+    with torch.autograd.grad_mode._unsafe_preserve_version_counter(base):
+        _Overwritten.apply(base)
+    look_at_node(tensor)
+
+
+def look_at_node(view: Tensor) -> None:
+    """A view's node is made anew when it is looked at after its base was written to. Before torch
+    2.15 a hook that comes first crashes the process."""
+    _ = view.grad_fn
 
 
 class _Overwritten(Function):

@@ -99,7 +99,7 @@ def check_tensor(name: str, value: Any) -> None:
 def check_class_vector(name: str, vector: Any, classes: int | None = None) -> None:
     """Raises unless it is one floating-point number for each class, however many these are."""
     check_tensor(name, vector)
-    if vector.dim() != 1 or classes not in (None, vector.shape[0]):
+    if vector.dim() != 1 or vector.shape[0] == 0 or classes not in (None, vector.shape[0]):
         expected = "C" if classes is None else classes
         raise ValueError(f"{name}: expected shape ({expected},), got {tuple(vector.shape)}")
     if not vector.is_floating_point():
@@ -154,26 +154,15 @@ def check_call(
 
 def _check_target(target: Tensor, logits: Tensor, class_axis: int, options: Options) -> None:
     rows = logits.shape[:class_axis] + logits.shape[class_axis + 1 :]
-    expected = rows
-    if target.is_floating_point():
-        expected = logits.shape
-        if target.shape == rows:
-            raise TypeError(
-                "target: expected an integer dtype for class indices of shape "
-                f"{tuple(rows)}, or class probabilities of shape {tuple(expected)}, "
-                f"got {target.dtype} of shape {tuple(rows)}"
-            )
-        if options.smooth_over == "others":
-            raise ValueError(
-                "smooth_over='others': expected class indices, got class probabilities"
-            )
-        if options.ignore_index >= 0:
-            raise ValueError(
-                f"ignore_index={options.ignore_index}: expected class indices, got class "
-                "probabilities, of which none can be that class"
-            )
-    elif target.is_complex() or target.dtype == torch.bool:
+    if target.is_complex() or target.dtype == torch.bool:
         raise TypeError(f"target: expected an integer or floating-point dtype, got {target.dtype}")
+    soft = target.is_floating_point()
+    expected = logits.shape if soft else rows
+    if soft and target.shape == rows:
+        raise TypeError(
+            f"target: expected an integer dtype for class indices of shape {tuple(rows)}, or class "
+            f"probabilities of shape {tuple(expected)}, got {target.dtype} of shape {tuple(rows)}"
+        )
     if target.shape != expected:
         raise ValueError(
             f"target: expected shape {tuple(expected)} for logits of shape "
@@ -181,6 +170,13 @@ def _check_target(target: Tensor, logits: Tensor, class_axis: int, options: Opti
         )
     if target.device != logits.device:
         raise ValueError(f"target: expected device {logits.device}, got {target.device}")
+    if soft and options.smooth_over == "others":
+        raise ValueError("smooth_over='others': expected class indices, got class probabilities")
+    if soft and options.ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index={options.ignore_index}: expected class indices, got class "
+            "probabilities, of which none can be that class"
+        )
 
 
 def _check_normalizer(normalizer: Tensor | float, logits: Tensor, options: Options) -> None:

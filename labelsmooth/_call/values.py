@@ -41,8 +41,8 @@ def _more_than_a_number(tensor: Tensor) -> str | None:
 
 
 def as_number(name: str, value: Any) -> Any:
-    """The value as a Python number; what stands for one in a traced graph as it is."""
-    if type(value) is float or type(value) is int:
+    """The value as a float; what stands for one in a traced graph as it is."""
+    if type(value) is float:
         return value
     if isinstance(value, torch.SymFloat | torch.SymInt):
         return value
@@ -56,18 +56,24 @@ def as_number(name: str, value: Any) -> Any:
         if is_real and value.layout == torch.strided and not value.is_meta:
             return float(value) if type(value) in (Tensor, torch.nn.Parameter) else value
     elif isinstance(value, numbers.Real):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name}: expected a number that a float64 holds") from None
     raise TypeError(f"{name}: expected a number, got {described(value)}")
 
 
 def as_index(name: str, value: Any) -> Any:
     """The value as an int, where torch takes it for one: a bool it does not."""
-    if type(value) is int or isinstance(value, torch.SymInt):
+    if isinstance(value, torch.SymInt):
         return value
     dtype = value.dtype if isinstance(value, Tensor) else type(value)
-    if dtype not in (bool, torch.bool):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{name}: expected an integer, got {described(value)}")
+    try:
+        index = None if dtype in (bool, torch.bool) else operator.index(value)
+    except TypeError:
+        index = None
+    if index is None:
+        raise TypeError(f"{name}: expected an integer, got {described(value)}")
+    if not -(2**63) <= index < 2**63:
+        raise ValueError(f"{name}: expected an integer of 64 bits, got {index}")
+    return index

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from .._buffers import Float32Buffers
+from .._call.checks import check_class_vector, check_tensor
+from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
 
 NO_INDEX = torch.iinfo(torch.int64).min  # the classes here ignore no row
@@ -25,16 +27,14 @@ class LabelSmoothing(nn.Module):
 
     def __init__(self, size: int, smoothing: float = 0.0) -> None:
         super().__init__()
-        if not 0.0 <= smoothing <= 1.0:
-            raise ValueError(f"smoothing: expected a number in [0, 1], got {smoothing}")
-        self.size = size
-        self.smoothing = smoothing
-        self.confidence = 1.0 - smoothing
+        self.size = as_index("size", size)
+        self.smoothing = _checked_smoothing(smoothing)
+        self.confidence = 1.0 - self.smoothing
         self._target: Tensor | None = None
         self._dtype = torch.float32
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        _check_classes(x, self.size)
+        _check_rows("x", x, target, self.size)
         self._target, self._dtype = target.detach().clone(), x.dtype
         return label_smoothing_loss(
             x,
@@ -83,18 +83,19 @@ class LabelSmoothingLoss(Float32Buffers):
         self, classes: int, smoothing: float = 0.0, dim: int = -1, weight: Tensor | None = None
     ) -> None:
         super().__init__()
-        if not 0.0 <= smoothing <= 1.0:
-            raise ValueError(f"smoothing: expected a number in [0, 1], got {smoothing}")
+        dim = as_index("dim", dim)
         if dim not in (-1, 1):
             raise ValueError(f"dim: expected the class axis, -1 or 1, got {dim}")
-        self.cls = classes
-        self.smoothing = smoothing
-        self.confidence = 1.0 - smoothing
+        self.cls = as_index("classes", classes)
+        self.smoothing = _checked_smoothing(smoothing)
+        self.confidence = 1.0 - self.smoothing
         self.dim = dim
+        if weight is not None:
+            check_class_vector("weight", weight, self.cls)
         self.register_buffer("weight", weight)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        _check_classes(pred, self.cls)
+        _check_rows("pred", pred, target, self.cls)
         rows = target.numel()
         return label_smoothing_loss(
             pred,
@@ -110,6 +111,15 @@ class LabelSmoothingLoss(Float32Buffers):
         return f"classes={self.cls}, smoothing={self.smoothing}, dim={self.dim}"
 
 
-def _check_classes(x: Tensor, classes: int) -> None:
+def _checked_smoothing(smoothing: float) -> float:
+    number: float = as_number("smoothing", smoothing)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"smoothing: expected a number in [0, 1], got {number}")
+    return number
+
+
+def _check_rows(name: str, x: Tensor, target: Tensor, classes: int) -> None:
+    check_tensor(name, x)
+    check_tensor("target", target)
     if x.dim() != 2 or x.shape[1] != classes:
-        raise ValueError(f"expected shape (N, {classes}), got {tuple(x.shape)}")
+        raise ValueError(f"{name}: expected shape (N, {classes}), got {tuple(x.shape)}")

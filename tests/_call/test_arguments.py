@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import Replicate, distribute_tensor
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth.compat import LabelSmoothing, LabelSmoothingLoss
 
 N, C = 4, 7
 TENSORS = ["logits", "target", "weight", "prior"]
@@ -121,6 +122,52 @@ def test_each_argument_as_each_kind(form: str, name: str, kind: str) -> None:
     assert re.search(rf"(?s){name}.*({said})", message), message
 
 
+SEEDS: dict[type[nn.Module], dict[str, list[str]]] = {  # their arguments, and what works there
+    LabelSmoothing: {
+        "size": ["numpy integer of classes"],
+        "smoothing": A_NUMBER,
+        "x": [],
+        "target": [],
+    },
+    LabelSmoothingLoss: {
+        "classes": ["numpy integer of classes"],
+        "smoothing": A_NUMBER,
+        "dim": WORKS["ignore_index"],
+        "weight": ["None"],
+        "pred": [],
+        "target": [],
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+@pytest.mark.parametrize("kind", [*KINDS, "numpy integer of classes"])
+@pytest.mark.parametrize(
+    ("seed", "name"), [(seed, name) for seed, arguments in SEEDS.items() for name in arguments]
+)
+def test_each_argument_of_the_seeds(seed: type[nn.Module], name: str, kind: str) -> None:
+    value, said = {**KINDS, "numpy integer of classes": (np.int64(C), rf"\b{C}\b")}[kind]
+    if callable(value) and kind != "object":
+        value = value()
+    sizes, rows = list(SEEDS[seed])[:1], list(SEEDS[seed])[-2:]
+    given = {sizes[0]: C, rows[0]: torch.randn(N, C), "target": torch.arange(N), name: value}
+    tensors = [given.pop(row) for row in rows]
+
+    def outcome() -> Tensor:
+        return seed(**given)(*tensors)
+
+    if kind in SEEDS[seed][name]:
+        outcome()
+        return
+    with pytest.raises((TypeError, ValueError)) as caught:
+        outcome()
+    message = str(caught.value)
+    if name in sizes and kind in WORKS["ignore_index"]:  # 1: it is the rows that do not fit
+        assert f"{rows[0]}: expected shape (N, 1)" in message
+    else:
+        assert re.search(rf"(?s)^{name}: .*({said})", message), message
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize(
     "value", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor(0.5).double()]
@@ -181,6 +228,19 @@ def test_no_gradient_is_lost(name: str) -> None:
             transformed()
     with torch.autograd.forward_ad.dual_level(), pytest.raises(TypeError, match="tangent"):
         loss(torch.autograd.forward_ad.make_dual(half, half))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_no_float_holds(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected a number"):
+        call("function", **{name: 10**400})
+
+
+def test_indices_that_64_bits_do_not_hold(backend: str) -> None:
+    for value in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueError, match="ignore_index: expected an integer of 64 bits"):
+            call("function", ignore_index=value, backend=backend)
+    call("function", ignore_index=-(2**63), backend=backend)
 
 
 def test_dtensors_are_told_about_to_local() -> None:

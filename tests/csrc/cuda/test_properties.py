@@ -15,5 +15,5 @@ pytestmark = needs_cuda
 def backend(monkeypatch: pytest.MonkeyPatch) -> str:
     gpu = simulated_cuda(90)
     gpu.scaled_ = eager.scaled_
-    monkeypatch.setattr("labelsmooth.functional.choose_backend", lambda *_: gpu)
+    monkeypatch.setattr("labelsmooth._autograd.operator.choose_backend", lambda *_: gpu)
     return "auto"  # of tensors on the CPU, also where there is a GPU
