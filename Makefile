@@ -47,7 +47,7 @@ gpu:  ## with a GPU: build, the whole suite on it, compute-sanitizer, times; wit
 
 test: export LABELSMOOTH_WERROR := 1
 test: lint docs ctest  ## lint, build the documentation, run the C++ and the Python tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 ctest: build  ## the C++ tests, and the module through which Python tests call the kernels
 	cmake --preset default -DPython_EXECUTABLE=$(BIN)/python

@@ -76,7 +76,8 @@ def check(python: str, torch: str, wheel: Path, pytest_arguments: list[str]) -> 
 def main() -> None:
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    (dist, *pairs), pytest_arguments = arguments[:split], arguments[split + 1 :] or ["-n", "2"]
+    dist, *pairs = arguments[:split]
+    pytest_arguments = arguments[split + 1 :] or ["-n", "2", "--dist", "worksteal"]
     wheel, sdist = only(Path(dist), "*.whl"), only(Path(dist), "*.tar.gz")
     no_cuda = MATRIX / "no-cuda"
     shutil.rmtree(no_cuda, ignore_errors=True)
@@ -86,9 +87,16 @@ def main() -> None:
     run(*pip_wheel, "--no-build-isolation", "-w", no_cuda, sdist, LABELSMOOTH_CUDA="0")
     for path in (wheel, only(no_cuda, "*.whl")):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    failed = []
     for pair in pairs:
         python, _, torch = pair.partition(":")
-        check(python, torch, wheel, pytest_arguments)
+        try:
+            check(python, torch, wheel, pytest_arguments)
+        except subprocess.CalledProcessError as error:
+            print(error, flush=True)
+            failed.append(pair)
+    if failed:
+        raise SystemExit(f"{wheel.name}: failed under {', '.join(failed)}")
     print(f"{wheel.name}: the suite passed under {', '.join(pairs)}")
 
 

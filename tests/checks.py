@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from reference import Reference, reference
 from torch import Tensor
@@ -23,6 +24,22 @@ ROUNDING = {dtype: torch.finfo(dtype).eps / 2 for dtype in DTYPES}
 # The factors leave room for exp, log and a sum over 10^4 classes.
 ACCUMULATION = dict.fromkeys(DTYPES, 16 * ROUNDING[torch.float32])
 ACCUMULATION[torch.float64] = 1024 * ROUNDING[torch.float64]
+
+# For tests that compile: what torch says of itself, on one of its versions or another.
+COMPILES = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    *(
+        pytest.mark.filterwarnings(f"ignore:{said}")
+        for said in (
+            ".class 'torch.autograd.function.Function'. should not:DeprecationWarning",
+            ".torch.jit.\\w+. is deprecated:DeprecationWarning",
+            ".torch.jit.\\w+. is deprecated:FutureWarning",
+            "Guards may run slower:RuntimeWarning",
+            "The .grad attribute of a Tensor:UserWarning",
+            "Error detected in:UserWarning",
+        )
+    ),
+]
 
 
 class Outcome(NamedTuple):

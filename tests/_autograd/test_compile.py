@@ -1,26 +1,20 @@
-"""torch.compile and torch.export: whole graphs, compiled once, with the results of eager mode."""
+"""torch.compile: whole graphs, compiled once, with the results of eager mode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from checks import COMPILES
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
 from labelsmooth.compat import LabelSmoothing, LabelSmoothingLoss
 
-# torch's own: in 2.13, of how it traces an autograd.Function and makes code; on Python 3.13.0
-pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:.class 'torch.autograd.function.Function'. should not:DeprecationWarning"
-    ),
-    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),
-]
+pytestmark = COMPILES
 
 D, C = 5, 7
 WEIGHT = torch.rand(C) + 0.5
@@ -41,14 +35,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "lse_square_scale": 0.01,
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    """Nothing compiled before is at hand, and no test's failure is the next one's."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def copies(arguments: tuple[Any, ...]) -> list[Any]:
@@ -182,7 +168,6 @@ def test_float16() -> None:
     compiles_once(loss, batches(C))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler looks at it
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_logits_from_outside_in_place(reduction: str) -> None:
     """The graph begins with the logits, so that what it does to them would show."""
@@ -273,32 +258,3 @@ def test_generated_code() -> None:
 
     calls = [(h, projection, t, 0.1 * i) for i, (h, t) in enumerate(batches(D))]
     compiles_once(step, calls, compiler="inductor")
-
-
-class Model(nn.Module):
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self.layer = nn.Linear(D, C)
-        self.loss = FusedLabelSmoothingLoss(label_smoothing=0.1, **options)
-
-    def forward(self, hidden: Tensor, target: Tensor) -> Any:
-        return self.loss(self.layer(hidden), target)
-
-
-@pytest.mark.parametrize(
-    ("options", "strict"),
-    [
-        ({}, True),
-        ({"inplace": True}, False),
-        ({"reduction": "none", "return_stats": True}, False),
-    ],
-)
-def test_export(options: dict[str, Any], strict: bool) -> None:
-    model = Model(**options)
-    (hidden, target), *others = batches(D)
-    rows = torch.export.Dim("rows")
-    program = torch.export.export(
-        model, (hidden, target), dynamic_shapes=({0: rows}, {0: rows}), strict=strict
-    )
-    for hidden, target in others:
-        torch.testing.assert_close(program.module()(hidden, target), model(hidden, target))

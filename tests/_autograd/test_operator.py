@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import REDUCTIONS
+from checks import COMPILES, REDUCTIONS
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.library import opcheck
@@ -20,19 +20,7 @@ from labelsmooth._call.problem import Options
 N, D, C = 5, 4, 7
 TARGET = torch.randint(C, (N,))
 
-pytestmark = [  # torch's own, while it compiles
-    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = COMPILES
 
 
 # ---- the operators themselves --------------------------------------------------------------------
@@ -86,7 +74,7 @@ class Model(nn.Module):
         self.loss = FusedLabelSmoothingLoss(label_smoothing=0.1, **options)
 
     def forward(self, hidden: Tensor, target: Tensor) -> Any:
-        return self.loss(self.layer(hidden), target).sum()
+        return self.loss(self.layer(hidden), target)
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -105,12 +93,19 @@ def test_an_exported_module_trains(
         strict=strict,
     ).module()
     hidden, target = torch.randn(3, D), TARGET[:3]
-    loss, expected = program(hidden, target), model(hidden, target)
+    loss, expected = program(hidden, target).sum(), model(hidden, target).sum()
     torch.testing.assert_close(loss, expected)
     loss.backward()
     gradients = [p.grad for p in program.parameters()]
     expected.backward()
     torch.testing.assert_close(gradients, [p.grad for p in model.parameters()])
+
+
+def test_exported_statistics() -> None:
+    model = Model(reduction="none", return_stats=True)
+    program = torch.export.export(model, (torch.randn(N, D), TARGET)).module()
+    hidden = torch.randn(N, D)
+    torch.testing.assert_close(program(hidden, TARGET), model(hidden, TARGET))
 
 
 # ---- transforms and graphs -----------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from checks import COMPILES
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
@@ -19,19 +20,7 @@ HIDDEN, WEIGHT, TARGET = torch.randn(N, D), torch.randn(C, D), torch.randint(C, 
 # How a step is compiled: by which backend of torch.compile, and whether as one graph
 MODES = [("eager", True), ("eager", False), ("aot_eager", True), ("inductor", True)]
 
-pytestmark = [  # torch's own, while it compiles
-    pytest.mark.filterwarnings("ignore:Error detected in:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = COMPILES
 
 
 Loss = Callable[..., Tensor]  # of logits and a target; one more argument asks for inplace
