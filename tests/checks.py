@@ -32,8 +32,7 @@ COMPILES = [
         pytest.mark.filterwarnings(f"ignore:{said}")
         for said in (
             ".class 'torch.autograd.function.Function'. should not:DeprecationWarning",
-            ".torch.jit.\\w+. is deprecated:DeprecationWarning",
-            ".torch.jit.\\w+. is deprecated:FutureWarning",
+            ".torch.jit.\\w+. is deprecated",
             "Guards may run slower:RuntimeWarning",
             "The .grad attribute of a Tensor:UserWarning",
             "Error detected in:UserWarning",

@@ -204,7 +204,7 @@ def test_what_torch_does_not(value: Any) -> None:
         label_smoothing_loss(logits, target, ignore_index=value)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated")
 @pytest.mark.parametrize("name", ["label_smoothing", "lse_square_scale", "softcap"])
 def test_no_gradient_is_lost(name: str) -> None:
     """Where a number has no gradient, a tensor that wants one is an error, in any mode of it."""

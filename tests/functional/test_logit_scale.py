@@ -74,7 +74,7 @@ def test_without_values(backend: str) -> None:
         assert label_smoothing_loss(logits, target, logit_scale=scale, backend=backend).is_meta
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.\\w+. is deprecated")
 def test_under_transforms(backend: str) -> None:
     logits, target = problem()
     logits = logits.detach()
