@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, overload
 import torch
 from torch import Tensor
 
-from ._autograd.operator import apply
+from ._autograd.operator import apply, in_transform
 from ._autograd.overwritten import look_at_node
 from ._call.checks import check_call, check_logit_scale, check_prior, check_writable
 from ._call.declare import check_names, set_signature
@@ -112,7 +112,7 @@ def loss(
     if scale is not None:
         check_logit_scale(scale, logits)
         logits = _scaled(logits, scale)
-    if options.inplace:
+    if options.inplace and not in_transform():  # which takes a fresh gradient
         check_writable(logits)
     inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
     outputs = apply(inputs, options)

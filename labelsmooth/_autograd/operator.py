@@ -27,7 +27,7 @@ def apply(inputs: Inputs, options: Options) -> Outputs:
     """The loss as a node of autograd's graph where there is one, or of a graph that is traced."""
     if not torch.compiler.is_compiling():
         return loss.apply(inputs, options, choose_backend(options.backend, inputs.logits.device))
-    if _in_transform():  # which differentiates a graph node by node: it gets the formulas
+    if in_transform():  # which differentiates a graph node by node: it gets the formulas
         return eager.forward(inputs, options, with_grad=False)
     packet = torch.ops.labelsmooth.loss_ if options.inplace else torch.ops.labelsmooth.loss
     values: dict[str, Any] = {name: getattr(options, name) for name in OPTIONS}
@@ -40,7 +40,8 @@ def apply(inputs: Inputs, options: Options) -> Outputs:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _in_transform() -> bool:
+def in_transform() -> bool:
+    """As loss.in_transform, for code that a graph is traced from."""
     return loss.in_transform()
 
 
