@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from .._backends import eager, native
-from .._call.checks import check_targets, has_values
+from .._call.checks import base_of, check_targets, has_values
 from .._call.problem import Inputs, Options, Outputs
 from .derivatives import forward_of, gradient_of, jvp, loss_of, vjp
-from .overwritten import base_of, can_be_overwritten, mark_overwritten
+from .overwritten import can_be_overwritten, mark_overwritten
 from .vmap import Samples, with_batch
 
 
@@ -112,7 +112,7 @@ class _Loss(Function):
 
 class _TransformedLoss(_Loss):
     """The same for torch.func and forward mode. Apart because torch.func wants the context set up
-    by itself, for which autograd takes as long as for all else; and torch.compile wants no jvp."""
+    by itself, for which autograd takes as long as for all else."""
 
     forward = staticmethod(_forward)  # type: ignore[assignment]
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from .._backends import eager
 from .._backends.choose import choose_backend
-from .._call.checks import can_be_read
 from .._call.problem import Inputs, Options, Outputs
 from . import loss
 
@@ -64,8 +63,6 @@ def _define(name: str) -> None:
     inplace = name.startswith("loss_")
 
     def run(*tensors: Any, label_smoothing: float | Tensor, **values: Any) -> tuple[Tensor, ...]:
-        if isinstance(label_smoothing, Tensor) and can_be_read(label_smoothing):
-            label_smoothing = label_smoothing.item()
         options = Options(label_smoothing=label_smoothing, inplace=inplace, **values)  # type: ignore[arg-type]
         backend = choose_backend(options.backend, tensors[0].device)
         return tuple(loss.apply(Inputs(*tensors), options, backend)[:3])

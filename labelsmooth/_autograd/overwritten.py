@@ -16,12 +16,7 @@ from torch._C._autograd import (
 )
 from torch.autograd import Function
 
-from .._call.checks import can_be_read, has_values
-
-
-def base_of(tensor: Tensor) -> Tensor:
-    """The tensor that it is a view of, or itself."""
-    return tensor if tensor._base is None else tensor._base
+from .._call.checks import base_of, can_be_read, has_values
 
 
 def can_be_overwritten(logits: Tensor) -> bool:

@@ -68,7 +68,6 @@ def _best_for(device: torch.device) -> Backend:
     return "triton" if HAS_TRITON else "eager"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _cuda_is_built_for(device: torch.device) -> bool:
     if not CUDA_ARCHITECTURES or torch.version.hip is not None:
         return False
@@ -90,7 +89,6 @@ def covers(architectures: str, capability: tuple[int, int]) -> bool:
     return False
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _triton_runs_on(device: torch.device) -> bool:
     if device.type == "cuda":
         return True

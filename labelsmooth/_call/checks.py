@@ -200,12 +200,18 @@ def check_writable(logits: Tensor) -> None:
             "inplace=True: expected logits whose elements do not share memory, got shape "
             f"{tuple(logits.shape)} with strides {logits.stride()}"
         )
-    base = logits if logits._base is None else logits._base
-    if torch.is_grad_enabled() and any(t.is_leaf and t.requires_grad for t in (logits, base)):
+    if torch.is_grad_enabled() and any(
+        t.is_leaf and t.requires_grad for t in (logits, base_of(logits))
+    ):
         raise RuntimeError(
             "inplace=True: a leaf Variable that requires grad is being used in an in-place "
             "operation"
         )
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """The tensor that it is a view of, or itself."""
+    return tensor if tensor._base is None else tensor._base
 
 
 def _may_overlap(tensor: Tensor) -> bool:
