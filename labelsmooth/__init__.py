@@ -2,7 +2,15 @@
 
 from . import compat
 from .functional import LossStats, label_smoothing_loss
-from .modules import FusedLabelSmoothingLoss
+from .linear import linear_label_smoothing_loss
+from .modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
 
 __version__ = "0.1.0"
-__all__ = ["FusedLabelSmoothingLoss", "LossStats", "compat", "label_smoothing_loss"]
+__all__ = [
+    "FusedLabelSmoothingLoss",
+    "FusedLinearLabelSmoothingLoss",
+    "LossStats",
+    "compat",
+    "label_smoothing_loss",
+    "linear_label_smoothing_loss",
+]

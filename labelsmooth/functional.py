@@ -17,6 +17,7 @@ from ._call.problem import (
     Inputs,
     Options,
     accumulate_dtype,
+    in_one_dtype,
 )
 from ._call.values import as_number
 
@@ -105,16 +106,13 @@ def loss(
     """`label_smoothing_loss`, its options made; the logits are multiplied by the scale before."""
     check_call(logits, target, weight, prior, normalizer, options)
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
-    if target.is_floating_point():
-        logits, target = _in_one_dtype(logits, target)
-    else:
-        target = target.long()  # narrower ones hold neither every class nor every ignore_index
+    logits, target = in_one_dtype(logits, widened(target))
     if scale is not None:
         check_logit_scale(scale, logits)
-        logits = _scaled(logits, scale)
+        logits = scaled(logits, scale)
     if options.inplace and not in_transform():  # which takes a fresh gradient
         check_writable(logits)
-    inputs = Inputs(*_in_rows(logits, target), weight, prior, _as_tensor(normalizer, logits))
+    inputs = Inputs(*_in_rows(logits, target), weight, prior, as_tensor(normalizer, logits))
     outputs = apply(inputs, options)
     if options.inplace and not torch.compiler.is_compiling():
         look_at_node(logits)
@@ -137,15 +135,12 @@ def _in_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits, target
 
 
-def _in_one_dtype(logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """The narrower one widened; float64 probabilities are rounded to the float32 of the sums."""
-    if probabilities.dtype == logits.dtype:
-        return logits, probabilities
-    dtype = accumulate_dtype(logits)
-    return logits.to(dtype), probabilities.to(dtype)
+def widened(target: Tensor) -> Tensor:
+    """Narrower integers hold neither every class nor every ignore_index."""
+    return target if target.is_floating_point() else target.long()
 
 
-def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:
+def as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:
     """On the logits' device; what is on the CPU gets there with the arguments of a kernel, not by a
     copy that waits."""
     if normalizer is None or (
@@ -157,7 +152,7 @@ def _as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | No
     return torch.ones((), dtype=accumulate_dtype(logits), device=logits.device) * normalizer
 
 
-def _scaled(logits: Tensor, scale: Tensor) -> Tensor:
+def scaled(logits: Tensor, scale: Tensor) -> Tensor:
     """The product by autograd, which has the gradient of the scale too: one tensor of N x C more.
 
     16-bit logits are rounded once more, as in torch's own `cross_entropy(logits * scale)`. A scale

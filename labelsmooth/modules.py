@@ -1,24 +1,91 @@
-"""FusedLabelSmoothingLoss: the loss as a module."""
+"""The losses as modules."""
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from . import functional, linear
 from ._buffers import Float32Buffers
 from ._call.checks import check_class_vector, check_prior
 from ._call.declare import check_names, initialiser_of
-from ._call.problem import ModuleArguments, Options
-from .functional import LossStats, loss
+from ._call.problem import (
+    CommonOptions,
+    LinearArguments,
+    LinearInputs,
+    LinearModuleArguments,
+    LinearOptions,
+    ModuleArguments,
+    Options,
+)
+from .functional import Result
 
-if TYPE_CHECKING:  # the attributes have the types of the declaration
+class _LossModule(Float32Buffers):
+    """Options, class weights and a prior, all of them attributes."""
 
-    class _Module(Float32Buffers, ModuleArguments): ...
+    Declaration: ClassVar[type[CommonOptions]]
+    num_classes: int | None = None  # where it is known
+
+    def __init__(self, options: CommonOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.register_buffer("weight", None)
+        self.register_buffer("prior", None)
+
+    def __init_subclass__(cls) -> None:
+        for field in fields(cls.Declaration):
+            setattr(cls, field.name, _option(field.name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Options, weight and prior may be set between calls; they are checked as at first."""
+        if name in (field.name for field in fields(self.Declaration)):
+            options = replace(self.options, **{name: value})
+            check_prior(self.prior, options)
+            name, value = "options", options
+        elif name in ("weight", "prior"):
+            value = self._checked(name, value)
+        super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        try:
+            check_prior(self.prior, self.options)
+        except ValueError as error:
+            arguments[-1].append(str(error))  # which load_state_dict raises with all others
+
+    def _checked(self, name: str, vector: Tensor | None) -> Tensor | None:
+        if vector is not None:
+            check_class_vector(name, vector, self.num_classes)
+        if name == "prior":
+            check_prior(vector, self.options)
+        return vector
+
+    def extra_repr(self) -> str:
+        """The options that are not at their defaults."""
+        declared = fields(self.Declaration)
+        changed = (f for f in declared if getattr(self.options, f.name) != f.default)
+        shown = [f"{f.name}={getattr(self.options, f.name)!r}" for f in changed]
+        for name, vector in (("weight", self.weight), ("prior", self.prior)):
+            if vector is not None:
+                shown.append(f"{name}=({vector.numel()},)")
+        return ", ".join(shown)
+
+
+def _option(name: str) -> property:
+    return property(lambda module: getattr(module.options, name))
+
+
+if TYPE_CHECKING:  # the attributes have the types of the declarations
+
+    class _OfLogits(_LossModule, ModuleArguments): ...
+
+    class _OfHidden(_LossModule, LinearArguments): ...
 else:
-    _Module = Float32Buffers
+    _OfLogits = _OfHidden = _LossModule
 
 
-class FusedLabelSmoothingLoss(_Module):
+class FusedLabelSmoothingLoss(_OfLogits):
     r"""Cross-entropy with label smoothing: loss and gradient in one step, without an N x C target.
 
     A drop-in for :class:`torch.nn.CrossEntropyLoss`. For logits :math:`x`, a target class
@@ -95,6 +162,8 @@ class FusedLabelSmoothingLoss(_Module):
     softmax, Milakov and Gimelshein 2018, arXiv:1805.02867.
     """
 
+    Declaration = Options
+
     @initialiser_of(ModuleArguments)
     def __init__(
         self,
@@ -103,60 +172,99 @@ class FusedLabelSmoothingLoss(_Module):
         prior: Tensor | None = None,
         **keywords: Any,
     ) -> None:
-        super().__init__()
         try:
-            self.options = Options(*positional, **keywords)
+            options = Options(*positional, **keywords)
         except TypeError:
             check_names(FusedLabelSmoothingLoss, weight, *positional, **keywords)
             raise
-        for name, vector in (("weight", weight), ("prior", prior)):
-            self.register_buffer(name, self._checked(name, vector))
+        super().__init__(options)
+        self.weight, self.prior = weight, prior
 
     def forward(
         self, logits: Tensor, target: Tensor, *, normalizer: Tensor | float | None = None
-    ) -> Tensor | tuple[Tensor, LossStats]:
+    ) -> Result:
         """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
         weight, prior = self.in_float32("weight"), self.in_float32("prior")
-        return loss(logits, target, weight, prior, normalizer, self.options)
+        return functional.loss(logits, target, weight, prior, normalizer, self.options)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Options, weight and prior may be set between calls; they are checked as at first."""
-        if name in OPTIONS:
-            options = replace(self.options, **{name: value})
-            check_prior(self.prior, options)
-            name, value = "options", options
-        elif name in ("weight", "prior"):
-            value = self._checked(name, value)
-        super().__setattr__(name, value)
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
+class FusedLinearLabelSmoothingLoss(_OfHidden):
+    r"""The projection to the classes and :class:`FusedLabelSmoothingLoss` in one: the logits never
+    exist whole.
+
+    A drop-in for :class:`torch.nn.LinearCrossEntropyLoss`. Rows go in chunks through one slab of
+    logits, (R, C), whose place their gradient takes; from it come the gradients of the hidden
+    states and of the weight. Beyond inputs and gradients that takes the slab, a few numbers a row,
+    and, for a weight of 16 bits, its gradient's sums in float32, (C, D).
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        bias: whether the projection has one. Default: False.
+        device, dtype: of the projection, ``linear``, which is a :class:`torch.nn.Linear`.
+        weight, prior, ignore_index, reduction, label_smoothing, smooth_over, objective,
+            lse_square_scale, logit_scale, softcap, return_stats, backend: as in
+            :class:`FusedLabelSmoothingLoss`.
+        chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 256 and at most
+            1024, on a GPU from 1024 to 4096. Fewer rows take less memory and more time.
+        recompute: the gradients are made in backward, from the hidden states and two numbers a
+            row, with the projection done once more: nothing of the weight's size is kept between
+            forward and backward. Default: False, in forward. ``reduction="none"`` and
+            ``torch.compile`` always recompute.
+
+    Shape:
+        hidden (D,), (N, D) or (..., D) in float16, bfloat16, float32 or float64; target (), (N,) or
+        (...), of any integer dtype, or class probabilities with a last axis of C. The loss is a
+        scalar, or for ``"none"`` has the shape of a class-index target; its dtype is float32, or
+        float64 for float64. Under autocast the projection is done in autocast's dtype, as in
+        :func:`torch.nn.functional.linear`; gradients have the dtypes of what they belong to.
+
+    Raises:
+        As :class:`FusedLabelSmoothingLoss`, and TypeError where hidden, weight and bias differ in
+        dtype outside of autocast, or where the weight is a DTensor: FSDP2's ``fully_shard`` goes to
+        this module or one around it, whose hooks then gather the weight, not to ``linear``.
+
+    Only those gradients are made that something requires: with a frozen projection nothing of its
+    size. On the CPU, rows that are ignored are left out of the products (not with
+    ``return_stats``, which has a number for each). A second backward, ``create_graph``, torch.func
+    and forward mode work; they take the eager formulas, a chunk at a time. ``torch.compile`` and
+    ``torch.export`` see one operator.
+
+    The chunks are those of any fused linear cross-entropy; the gradient's form is that of
+    :class:`FusedLabelSmoothingLoss`.
+    """
+
+    Declaration = LinearOptions
+
+    @initialiser_of(LinearModuleArguments)
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        bias: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        weight: Tensor | None = None,
+        prior: Tensor | None = None,
+        **keywords: Any,
+    ) -> None:
         try:
-            check_prior(self.prior, self.options)
-        except ValueError as error:
-            arguments[-1].append(str(error))  # which load_state_dict raises with all others
+            options = LinearOptions(**keywords)
+        except TypeError:
+            check_names(FusedLinearLabelSmoothingLoss, in_features, num_classes, **keywords)
+            raise
+        super().__init__(options)
+        self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
+        self.num_classes = num_classes
+        self.weight, self.prior = weight, prior
 
-    def _checked(self, name: str, vector: Tensor | None) -> Tensor | None:
-        if vector is not None:
-            check_class_vector(name, vector)
-        if name == "prior":
-            check_prior(vector, self.options)
-        return vector
-
-    def extra_repr(self) -> str:
-        """The options that are not at their defaults."""
-        changed = (f for f in fields(Options) if getattr(self.options, f.name) != f.default)
-        shown = [f"{f.name}={getattr(self.options, f.name)!r}" for f in changed]
-        for name, vector in (("weight", self.weight), ("prior", self.prior)):
-            if vector is not None:
-                shown.append(f"{name}=({vector.numel()},)")
-        return ", ".join(shown)
-
-
-def _option(name: str) -> property:
-    return property(lambda module: getattr(module.options, name))
-
-
-OPTIONS = {field.name: _option(field.name) for field in fields(Options)}
-for _name, _property in OPTIONS.items():
-    setattr(FusedLabelSmoothingLoss, _name, _property)
+    def forward(
+        self, hidden: Tensor, target: Tensor, *, normalizer: Tensor | float | None = None
+    ) -> Result:
+        """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
+        inputs = LinearInputs(
+            *(hidden, self.linear.weight, self.linear.bias, target),
+            *(self.in_float32("weight"), self.in_float32("prior"), None),
+        )
+        return linear.loss(inputs, normalizer, self.options)

@@ -1,5 +1,6 @@
 #include "kept_memory.h"
 
+#include <array>
 #include <atomic>
 #include <new>
 
@@ -13,7 +14,7 @@ namespace labelsmooth::cpu {
 
 namespace {
 
-std::atomic<Block*> kept{nullptr};
+std::array<std::atomic<Block*>, kept_blocks> kept{};
 
 void release(Block* block) {
   if (!block) return;
@@ -24,9 +25,13 @@ void release(Block* block) {
 }  // namespace
 
 Block* take_block(size_t bytes) {
-  Block* block = kept.exchange(nullptr);
-  if (block && block->bytes >= bytes && block->bytes / 2 <= bytes) return block;
-  release(block);
+  for (auto& place : kept) {
+    Block* block = place.exchange(nullptr);
+    if (!block) continue;
+    if (block->bytes >= bytes && block->bytes / 2 <= bytes) return block;
+    Block* nothing = nullptr;
+    if (!place.compare_exchange_strong(nothing, block)) release(block);
+  }
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return nullptr;
   madvise(data, bytes, MADV_HUGEPAGE);  // where it is refused, small pages do
@@ -35,10 +40,16 @@ Block* take_block(size_t bytes) {
 
 void give_back(Block* block) {
   madvise(block->data, block->bytes, MADV_FREE);
-  release(kept.exchange(block));
+  for (auto& place : kept) {  // the newest first, the oldest goes
+    block = place.exchange(block);
+    if (!block) return;
+  }
+  release(block);
 }
 
-void release_kept() { release(kept.exchange(nullptr)); }
+void release_kept() {
+  for (auto& place : kept) release(place.exchange(nullptr));
+}
 
 #else
 

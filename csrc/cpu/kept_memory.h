@@ -1,8 +1,8 @@
-// Memory for large gradients, kept from one call for the next.
+// Memory for large gradients and slabs of logits, kept from one call for the next.
 //
 // The system clears each page of new memory when it is first touched, which takes longer than loss
-// and gradient together. So the block that was given back last is kept, on huge pages and marked as
-// free to take (MADV_FREE): the system takes its pages only where it runs short of memory.
+// and gradient together. So the blocks that were given back last are kept, on huge pages and marked
+// as free to take (MADV_FREE): the system takes their pages only where it runs short of memory.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +11,10 @@ namespace labelsmooth::cpu {
 
 // From here on blocks are kept. malloc itself keeps smaller ones (glibc: at most 32 MiB).
 constexpr size_t kept_bytes = 32 << 20;
+
+// As many as a step of the projection gives back: its slab, the float32 sums of the weight's
+// gradient, and that gradient.
+constexpr size_t kept_blocks = 3;
 
 struct Block {
   void* data;
@@ -21,7 +25,7 @@ struct Block {
 Block* take_block(size_t bytes);
 void give_back(Block* block);
 
-// Gives the kept block to the system.
+// Gives the kept blocks to the system.
 void release_kept();
 
 }  // namespace labelsmooth::cpu

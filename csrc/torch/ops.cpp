@@ -54,8 +54,11 @@ auto with_call(Use use, const Tensor& logits, Arguments&&... arguments) {
 // ---- operators ----------------------------------------------------------------------------------
 
 Tensor new_gradient(const Tensor& logits) {
-  return logits.is_cpu() ? new_cpu_gradient(logits) : torch::stable::empty_like(logits);
+  if (!logits.is_cpu() || !logits.is_contiguous()) return torch::stable::empty_like(logits);
+  return new_cpu_tensor(logits, logits.sizes());
 }
+
+Tensor new_empty(Tensor like, std::vector<int64_t> size) { return new_cpu_tensor(like, size); }
 
 // Returns loss, row_stats, predicted and the gradient, if it is wanted: `loss` (), or (N,) for
 // "none"; `row_stats` (2, N) shift and sum of exponentials, with_stats (4, N) the lse and nll
@@ -127,9 +130,13 @@ STABLE_TORCH_LIBRARY(labelsmooth, m) {
       "backward_(Tensor grad_loss, Tensor(a!) logits, Tensor target, Tensor "
       "row_stats, " LABELSMOOTH_OPTIONS_SCHEMA ") -> ()");
   m.def("scale_(Tensor(a!) grad_logits, Tensor grad_loss) -> ()");
+  m.def("new_empty(Tensor like, int[] size) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CPU, m) { labelsmooth::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CPU, m) {
+  labelsmooth::implement(m);
+  m.impl("new_empty", TORCH_BOX(&labelsmooth::new_empty));
+}
 #ifdef LABELSMOOTH_CUDA_ARCHITECTURES
 STABLE_TORCH_LIBRARY_IMPL(labelsmooth, CUDA, m) {
   labelsmooth::implement(m);

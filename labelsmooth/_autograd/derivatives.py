@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .._backends import eager
 from .._call.problem import Inputs, Options
@@ -25,7 +26,7 @@ def gradient_of(options: Options) -> Callable[..., Tensor]:
     return lambda grad_loss, *tensors: eager.gradient(grad_loss, Inputs(*tensors), options)
 
 
-def vjp(function: Any, tensors: Any, needed: Any, cotangent: Tensor) -> list[Tensor | None]:
+def vjp(function: Any, tensors: Any, needed: Any, cotangent: Any) -> list[Tensor | None]:
     """The gradients of those tensors that are `needed`, None for the others."""
     function, chosen = _restricted(function, tensors, needed)
     pull_back = torch.func.vjp(function, *chosen)[1]
@@ -33,15 +34,15 @@ def vjp(function: Any, tensors: Any, needed: Any, cotangent: Tensor) -> list[Ten
     return [next(grads) if need else None for need in needed]
 
 
-def jvp(function: Any, tensors: Any, tangents: Any) -> Tensor:
+def jvp(function: Any, tensors: Any, tangents: Any) -> Any:
     """The derivative along the tangents, None being 0: that of the pull-back, which is linear in
     the cotangent. (torch.func.jvp does not nest in autograd's forward mode.)"""
     moved = [tangent is not None for tangent in tangents]
     function, chosen = _restricted(function, tensors, moved)
     value, pull_back = torch.func.vjp(function, *chosen)[:2]
-    push_forward = torch.func.vjp(pull_back, torch.zeros_like(value))[1]
-    derivative: Tensor = push_forward(tuple(t for t in tangents if t is not None))[0]
-    return derivative
+    zero = tree_map(torch.zeros_like, value)
+    push_forward = torch.func.vjp(pull_back, zero)[1]
+    return push_forward(tuple(t for t in tangents if t is not None))[0]
 
 
 def _restricted(function: Any, tensors: Any, chosen: Any) -> tuple[Any, list[Tensor]]:

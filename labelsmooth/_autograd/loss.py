@@ -157,7 +157,7 @@ def _gradient(
             )
         result: Tensor = _Gradient.apply(grad_loss, row_stats, *inputs, options, ctx.backend)
         return result
-    again = _is_needed_again(grad_loss)
+    again = is_needed_again(grad_loss)
     if ctx.one_step:
         made = inputs.logits if overwritten else stored
         if again or not has_values(made):
@@ -235,7 +235,7 @@ def in_transform() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _is_needed_again(grad_loss: Tensor) -> bool:
+def is_needed_again(grad_loss: Tensor) -> bool:
     """Whether another backward through this graph may follow (retain_graph=True), or this one
     stands for many (is_grads_batched=True)."""
     return (

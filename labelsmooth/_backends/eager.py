@@ -181,7 +181,7 @@ def target_weights(inputs: Inputs, options: Options) -> Tensor:
     """What each row counts for in the mean: w_y, or 1 with class probabilities, 0 where the row is
     ignored or its target is no class; (N,) or (N, S)."""
     logits, target, weight, _, _ = inputs
-    if target.dtype == logits.dtype:
+    if target.is_floating_point():
         return torch.ones_like(_accumulate(logits[:, 0]))
     classes = logits.shape[1]
     counts = (target >= 0) & (target < classes) & (target != options.ignore_index)
@@ -196,7 +196,7 @@ def mean_denominator(total_weight: Tensor) -> Tensor:
     return total_weight.masked_fill(total_weight == 0, math.nan)
 
 
-def _denominator(inputs: Inputs, options: Options) -> Tensor | None:
+def denominator(inputs: Inputs, options: Options) -> Tensor | None:
     """None where nothing is divided. (The number 1 would not do: under torch.func a 0-d float32 by
     a Python number is a float64.)"""
     if options.reduction != "mean":
@@ -225,7 +225,7 @@ def _loss(rows: _Rows, inputs: Inputs, classes: Classes, options: Options) -> Te
     loss = loss.squeeze(1)
     if options.reduction == "none":
         return loss
-    return divided(loss.sum(), _denominator(inputs, options))
+    return divided(loss.sum(), denominator(inputs, options))
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
@@ -262,7 +262,7 @@ def gradient(grad_loss: Tensor, inputs: Inputs, options: Options) -> Tensor:
     classes = _classes(inputs, options)
     rows = _rows(inputs, classes, options)
     scale = grad_loss if options.reduction != "none" else grad_loss.unsqueeze(1)
-    scale = divided(scale, _denominator(inputs, options))
+    scale = divided(scale, denominator(inputs, options))
     mass = rows.mass
     if options.lse_square_scale != 0:
         mass = mass + 2 * options.lse_square_scale * log_sum_exp(rows, options)

@@ -100,6 +100,12 @@ def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
     return grad_logits
 
 
+def new_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """On the CPU; large ones in memory that is kept from call to call."""
+    made: Tensor = torch.ops.labelsmooth.new_empty.default(torch.empty(0, dtype=dtype), shape)
+    return made
+
+
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
 
 

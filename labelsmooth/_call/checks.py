@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .problem import Inputs, Options
+from .problem import CommonOptions, Inputs, Options
 from .values import described
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -33,7 +33,7 @@ def can_be_read(tensor: Any) -> bool:
     return has_values(tensor) and tensor.is_cpu
 
 
-def check_prior(prior: Any, options: Options) -> None:
+def check_prior(prior: Any, options: CommonOptions) -> None:
     """Raises ValueError unless the prior is a distribution that the options can smooth over.
 
     Whether it is a prior by its shape and dtype, `check_class_vector` says.
@@ -58,7 +58,7 @@ def check_prior(prior: Any, options: Options) -> None:
         )
 
 
-def check_targets(inputs: Inputs, options: Options) -> None:
+def check_targets(inputs: Inputs, options: CommonOptions) -> None:
     """Raises IndexError where a class index is no class and not ignored.
 
     On the CPU, and with LABELSMOOTH_CHECK=1 everywhere: it waits for the device. Where the values
@@ -66,7 +66,7 @@ def check_targets(inputs: Inputs, options: Options) -> None:
     device.
     """
     logits, target, *_ = inputs
-    if target.dtype == logits.dtype or not has_values(target):
+    if target.is_floating_point() or not has_values(target):
         return
     if not target.is_cpu and os.environ.get("LABELSMOOTH_CHECK") != "1":
         return
@@ -116,6 +116,63 @@ def check_logit_scale(scale: Tensor, logits: Tensor) -> None:
         )
 
 
+def check_linear(hidden: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
+    """Raises unless hidden states of (D,) or (..., D) can be projected to at least one class."""
+    check_tensor("hidden", hidden)
+    if hidden.dim() == 0:
+        raise ValueError("hidden: expected shape (D,) or (..., D), got ()")
+    _check_parameter("linear_weight", linear_weight)
+    if linear_weight.dim() != 2 or linear_weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(
+            f"linear_weight: expected shape (C, {hidden.shape[-1]}) for hidden of shape "
+            f"{tuple(hidden.shape)}, got {tuple(linear_weight.shape)}"
+        )
+    if linear_weight.shape[0] == 0:
+        raise ValueError(
+            f"linear_weight: expected at least one class, got {tuple(linear_weight.shape)}"
+        )
+    if linear_bias is not None:
+        _check_parameter("linear_bias", linear_bias)
+        if linear_bias.shape != linear_weight.shape[:1]:
+            raise ValueError(
+                f"linear_bias: expected shape ({linear_weight.shape[0]},), "
+                f"got {tuple(linear_bias.shape)}"
+            )
+    for name, tensor in (("linear_weight", linear_weight), ("linear_bias", linear_bias)):
+        if tensor is not None and tensor.device != hidden.device:
+            raise ValueError(f"{name}: expected device {hidden.device}, got {tensor.device}")
+
+
+def _check_parameter(name: str, parameter: Any) -> None:
+    """Raises where a trainer holds it in parts: it is whole only while its module is called."""
+    if hasattr(parameter, "to_local"):
+        raise TypeError(
+            f"{name}: expected a plain tensor, got {described(parameter)}: apply fully_shard() to "
+            "the FusedLinearLabelSmoothingLoss, or to a module whose forward calls the loss, not "
+            "to the nn.Linear inside, so that its hooks gather the parameter"
+        )
+    check_tensor(name, parameter)
+    if parameter.dim() == 1 and name == "linear_weight" and parameter.numel() == 0:
+        raise ValueError(
+            f"{name}: expected shape (C, D), got (0,), which is what ZeRO-3 leaves of a parameter "
+            "that is not gathered: call the loss through FusedLinearLabelSmoothingLoss as a "
+            "submodule of the model, or under deepspeed.zero.GatheredParameters"
+        )
+
+
+def check_dtypes(named: dict[str, Tensor], of: Tensor | None = None) -> None:
+    """Raises unless they can be computed in, and have the dtype `of` the first where it is given."""
+    for name, tensor in named.items():
+        if tensor.dtype not in DTYPES:
+            raise TypeError(
+                f"{name}: expected a floating-point dtype of {DTYPES}, got {tensor.dtype}"
+            )
+        if of is not None and tensor.dtype != of.dtype:
+            raise TypeError(
+                f"{name}: expected {of.dtype}, the dtype of {next(iter(named))}, got {tensor.dtype}"
+            )
+
+
 def check_call(
     logits: Tensor,
     target: Tensor,
@@ -126,8 +183,7 @@ def check_call(
 ) -> None:
     check_tensor("logits", logits)
     check_tensor("target", target)
-    if logits.dtype not in DTYPES:
-        raise TypeError(f"logits: expected a floating-point dtype of {DTYPES}, got {logits.dtype}")
+    check_dtypes({"logits": logits})
     if logits.dim() == 0:
         raise ValueError("logits: expected shape (C,), (N, C) or (N, C, d1, ...), got ()")
     class_axis = 0 if logits.dim() == 1 else 1

@@ -1,7 +1,7 @@
 """One call of the loss, as it passes from the public interface to a backend."""
 
 import math
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -24,8 +24,9 @@ CHOICES = {
 
 
 @declared
-class Options:
-    """What a call depends on beside its tensors; checked when made.
+class CommonOptions:
+    """What a call depends on beside its tensors, from logits or from a projection; checked when
+    made.
 
     The one declaration of these keywords: functions and modules take theirs from here.
     """
@@ -36,11 +37,9 @@ class Options:
     _: KW_ONLY
     smooth_over: SmoothOver = "all"
     objective: Objective = "cross_entropy"
-    from_log_probs: bool = False
     lse_square_scale: float = 0.0
     logit_scale: float = 1.0
     softcap: float | None = None
-    inplace: bool = False
     return_stats: bool = False
     backend: Backend = "auto"
 
@@ -54,10 +53,7 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
                 raise ValueError(f"{name}: expected one of {choices}, got {described(value)}")
-        for name in ("from_log_probs", "inplace", "return_stats"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise TypeError(f"{name}: expected True or False, got {described(value)}")
+        self._check_flags("return_stats")
         smoothing: Any = self.label_smoothing  # in a traced graph it may be a tensor
         if not isinstance(smoothing, Tensor) and not 0.0 <= smoothing <= 1.0:
             raise ValueError(f"label_smoothing: expected a number in [0, 1], got {smoothing}")
@@ -67,15 +63,58 @@ class Options:
                 raise ValueError(f"{name}: expected a finite number, got {value}")
         if self.softcap is not None and not (0.0 < self.softcap < math.inf):
             raise ValueError(f"softcap: expected a positive number or None, got {self.softcap}")
+
+    def _check_flags(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: expected True or False, got {described(value)}")
+
+    def _set(self, name: str, value: object) -> None:
+        if value is not getattr(self, name):
+            object.__setattr__(self, name, value)
+
+
+@declared
+class Options(CommonOptions):
+    """Of a call from logits."""
+
+    _: KW_ONLY
+    from_log_probs: bool = False
+    inplace: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_flags("from_log_probs", "inplace")
         if self.from_log_probs and self.lse_square_scale != 0:
             raise ValueError(
                 "lse_square_scale: expected 0 with from_log_probs=True, whose lse is 0, "
                 f"got {self.lse_square_scale}"
             )
 
-    def _set(self, name: str, value: object) -> None:
-        if value is not getattr(self, name):
-            object.__setattr__(self, name, value)
+
+@declared
+class LinearOptions(CommonOptions):
+    """Of a call from hidden states."""
+
+    _: KW_ONLY
+    chunk_rows: int | None = None
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_flags("recompute")
+        if self.chunk_rows is not None:
+            self._set("chunk_rows", as_index("chunk_rows", self.chunk_rows))
+            if self.chunk_rows < 1:
+                raise ValueError(
+                    f"chunk_rows: expected a positive number or None, got {self.chunk_rows}"
+                )
+
+    def of_logits(self, **changes: Any) -> Options:
+        """What is done with the logits of a chunk."""
+        common = {field.name: getattr(self, field.name) for field in fields(CommonOptions)}
+        return Options(**common | changes)
 
 
 # ---- signatures: what functions and modules take beside ------------------------------------------
@@ -121,6 +160,63 @@ class CallWithStats(CallArguments):
     return_stats: Literal[True] = True
 
 
+@declared
+class LinearArguments(LinearOptions):
+    """By keyword alone, as torch has them."""
+
+    _: KW_ONLY
+    weight: Tensor | None = None
+    ignore_index: int = CommonOptions.ignore_index
+    reduction: Reduction = CommonOptions.reduction
+    label_smoothing: float = CommonOptions.label_smoothing
+    prior: Tensor | None = None
+
+
+@declared
+class _Features:
+    in_features: int
+    num_classes: int
+    _: KW_ONLY
+    bias: bool = False
+    device: torch.device | str | int | None = None
+    dtype: torch.dtype | None = None
+
+
+@declared
+class LinearModuleArguments(LinearArguments, _Features):
+    """Of the module that has the projection."""
+
+
+@declared
+class _HiddenAndTarget:
+    hidden: Tensor
+    linear_weight: Tensor
+    target: Tensor
+    _: KW_ONLY
+    linear_bias: Tensor | None = None
+
+
+@declared
+class LinearCallArguments(LinearArguments, _HiddenAndTarget):
+    """Of the function that projects."""
+
+    _: KW_ONLY
+    logit_scale: Tensor | float = 1.0  # type: ignore[assignment]
+    normalizer: Tensor | float | None = None
+
+
+@declared
+class LinearCallWithoutStats(LinearCallArguments):
+    _: KW_ONLY
+    return_stats: Literal[False] = False
+
+
+@declared
+class LinearCallWithStats(LinearCallArguments):
+    _: KW_ONLY
+    return_stats: Literal[True] = True
+
+
 # ---- what a backend takes and returns ------------------------------------------------------------
 
 
@@ -138,9 +234,34 @@ class Inputs(NamedTuple):
     normalizer: Tensor | None
 
 
+class LinearInputs(NamedTuple):
+    """The tensors of a call that projects.
+
+    hidden (N, D); linear_weight (C, D); linear_bias (C,); target (N,) of class indices, or class
+    probabilities, (N, C) in a floating-point dtype; weight (C,); prior (C,); normalizer ().
+    """
+
+    hidden: Tensor
+    linear_weight: Tensor
+    linear_bias: Tensor | None
+    target: Tensor
+    weight: Tensor | None
+    prior: Tensor | None
+    normalizer: Tensor | None
+
+
 def accumulate_dtype(logits: Tensor) -> torch.dtype:
     """The dtype of the loss and of all sums."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def in_one_dtype(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Class probabilities in the dtype of the logits, the narrower one widened; float64
+    probabilities are rounded to the float32 of the sums."""
+    if not target.is_floating_point() or target.dtype == logits.dtype:
+        return logits, target
+    dtype = accumulate_dtype(logits)
+    return logits.to(dtype), target.to(dtype)
 
 
 class Outputs(NamedTuple):

@@ -1,0 +1,127 @@
+"""The projection and label-smoothed cross-entropy in one, as a function."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._autograd import linear
+from ._call.checks import (
+    check_call,
+    check_dtypes,
+    check_linear,
+    check_logit_scale,
+    check_prior,
+    check_tensor,
+)
+from ._call.declare import check_names
+from ._call.problem import (
+    LinearCallArguments,
+    LinearCallWithoutStats,
+    LinearCallWithStats,
+    LinearInputs,
+    LinearOptions,
+)
+from ._call.values import described
+from .functional import LossStats, Result, as_tensor, loss_function_of, scaled, widened
+
+
+@loss_function_of(LinearCallWithoutStats, LinearCallWithStats, LinearCallArguments)
+def linear_label_smoothing_loss(
+    hidden: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    prior: Tensor | None = None,
+    logit_scale: Tensor | float = 1.0,
+    normalizer: Tensor | float | None = None,
+    **keywords: Any,
+) -> Result:
+    """Label-smoothed cross-entropy of ``hidden @ linear_weight.T + linear_bias``, whose logits
+    never exist whole.
+
+    A drop-in for :func:`torch.nn.functional.linear_cross_entropy`. The arguments are those of
+    :class:`labelsmooth.FusedLinearLabelSmoothingLoss`, which describes them. Here ``logit_scale``
+    may also be a tensor of one element, which gets its gradient; the hidden states (and the bias)
+    are then multiplied by it before all else.
+
+    Shape:
+        hidden (D,), (N, D) or (..., D); linear_weight (C, D); linear_bias (C,); target (), (N,) or
+        (...) of class indices, or (C,), (N, C) or (..., C) of class probabilities. The loss is a
+        scalar, or for ``"none"`` has the shape of a class-index target.
+    """
+    number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
+    try:
+        options = LinearOptions(logit_scale=number, **keywords)
+    except TypeError:
+        check_names(linear_label_smoothing_loss, hidden, linear_weight, target, **keywords)
+        raise
+    check_prior(prior, options)
+    if scale is not None:
+        check_tensor("hidden", hidden)
+        check_logit_scale(scale, hidden)
+        hidden = scaled(hidden, scale)
+        linear_bias = None if linear_bias is None else scaled(linear_bias, scale)
+    tensors = LinearInputs(hidden, linear_weight, linear_bias, target, weight, prior, None)
+    return loss(tensors, normalizer, options)
+
+
+def loss(
+    given: LinearInputs, normalizer: Tensor | float | None, options: LinearOptions
+) -> Result:
+    """`linear_label_smoothing_loss` of tensors as they were given, its options made."""
+    hidden, linear_weight, linear_bias, target, weight, prior, _ = given
+    check_linear(hidden, linear_weight, linear_bias)
+    dtype = _projection_dtype(given)
+    check_tensor("target", target)
+    shape = hidden.shape[:-1]
+    _check_rows(target, shape, len(linear_weight))
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    target = widened(target)
+    target = target.reshape(-1, *target.shape[len(shape) :])
+    # The logits by their shape and dtype, without memory.
+    logits = hidden.new_empty(1, dtype=dtype).expand(len(rows), len(linear_weight))
+    check_call(logits, target, weight, prior, normalizer, options.of_logits())
+    inputs = LinearInputs(
+        *(rows, linear_weight, linear_bias, target, weight, prior),
+        as_tensor(normalizer, logits),
+    )
+    made, row_stats, predicted = linear.apply(inputs, options, dtype)
+    result = made.view(shape) if options.reduction == "none" else made
+    if not options.return_stats:
+        return result
+    _, _, lse, nll = row_stats
+    return result, LossStats(nll.view(shape), lse.view(shape), predicted.view(shape))
+
+
+# ---- shapes and dtypes ---------------------------------------------------------------------------
+
+
+def _projection_dtype(inputs: LinearInputs) -> torch.dtype:
+    """As F.linear has it: autocast's, which leaves float64 alone, or the one that all have."""
+    projected = {
+        name: tensor
+        for name, tensor in zip(LinearInputs._fields[:3], inputs, strict=False)
+        if tensor is not None
+    }
+    device = inputs.hidden.device.type
+    check_dtypes(projected)
+    if (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and torch.float64 not in (tensor.dtype for tensor in projected.values())
+    ):
+        return torch.get_autocast_dtype(device)
+    check_dtypes(projected, of=inputs.hidden)
+    return inputs.hidden.dtype
+
+
+def _check_rows(target: Tensor, rows: torch.Size, classes: int) -> None:
+    expected = (*rows, classes) if target.is_floating_point() else rows
+    if target.shape not in (expected, rows):  # check_call has more to say of the second
+        raise ValueError(
+            f"target: expected class indices of shape {tuple(rows)}, or class probabilities of "
+            f"shape {(*rows, classes)}, got {described(target)}"
+        )
