@@ -205,7 +205,7 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         weight, prior, ignore_index, reduction, label_smoothing, smooth_over, objective,
             lse_square_scale, logit_scale, softcap, return_stats, backend: as in
             :class:`FusedLabelSmoothingLoss`.
-        chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 256 and at most
+        chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 and at most
             1024, on a GPU from 1024 to 4096. Fewer rows take less memory and more time.
         recompute: the gradients are made in backward, from the hidden states and two numbers a
             row, with the projection done once more: nothing of the weight's size is kept between

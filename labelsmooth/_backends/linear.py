@@ -70,7 +70,7 @@ def rows_of_chunk(rows: int, features: int, device: torch.device, asked: int | N
     """
     if asked is not None:
         return min(asked, max(rows, 1))
-    least, most, multiple = (256, 1024, 8) if device.type == "cpu" else (1024, 4096, 128)
+    least, most, multiple = (512, 1024, 8) if device.type == "cpu" else (1024, 4096, 128)
     chunks = -(-rows // min(max(features, least), most)) or 1
     return -(-rows // (chunks * multiple)) * multiple or multiple
 
