@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._autograd import linear
+from ._backends.linear import logits_like
 from ._call.checks import (
     check_call,
     check_dtypes,
@@ -68,26 +69,21 @@ def linear_label_smoothing_loss(
     return loss(tensors, normalizer, options)
 
 
-def loss(
-    given: LinearInputs, normalizer: Tensor | float | None, options: LinearOptions
-) -> Result:
+def loss(given: LinearInputs, normalizer: Tensor | float | None, options: LinearOptions) -> Result:
     """`linear_label_smoothing_loss` of tensors as they were given, its options made."""
     hidden, linear_weight, linear_bias, target, weight, prior, _ = given
     check_linear(hidden, linear_weight, linear_bias)
     dtype = _projection_dtype(given)
     check_tensor("target", target)
     shape = hidden.shape[:-1]
-    _check_rows(target, shape, len(linear_weight))
+    _check_rows(target, shape, linear_weight.shape[0])
     rows = hidden.reshape(-1, hidden.shape[-1])
     target = widened(target)
     target = target.reshape(-1, *target.shape[len(shape) :])
-    # The logits by their shape and dtype, without memory.
-    logits = hidden.new_empty(1, dtype=dtype).expand(len(rows), len(linear_weight))
-    check_call(logits, target, weight, prior, normalizer, options.of_logits())
-    inputs = LinearInputs(
-        *(rows, linear_weight, linear_bias, target, weight, prior),
-        as_tensor(normalizer, logits),
-    )
+    inputs = LinearInputs(rows, linear_weight, linear_bias, target, weight, prior, None)
+    logits = logits_like(inputs, dtype)
+    check_call(logits, target, weight, prior, normalizer, options)
+    inputs = inputs._replace(normalizer=as_tensor(normalizer, logits))
     made, row_stats, predicted = linear.apply(inputs, options, dtype)
     result = made.view(shape) if options.reduction == "none" else made
     if not options.return_stats:

@@ -21,10 +21,14 @@ from ._call.problem import (
 )
 from .functional import Result
 
+
 class _LossModule(Float32Buffers):
     """Options, class weights and a prior, all of them attributes."""
 
     Declaration: ClassVar[type[CommonOptions]]
+    options: Any  # of that class
+    weight: Tensor | None
+    prior: Tensor | None
     num_classes: int | None = None  # where it is known
 
     def __init__(self, options: CommonOptions) -> None:

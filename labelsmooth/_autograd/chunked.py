@@ -1,12 +1,13 @@
-"""The projection and the loss by the eager formulas, chunk by chunk: second derivatives, torch.func,
-forward mode, and the gradients of weight, prior and class probabilities.
+"""The projection and the loss by the eager formulas, chunk by chunk: second derivatives,
+torch.func, forward mode, and the gradients of weight, prior and class probabilities.
 
 Everything is made of one function of a chunk's tensors, the losses of its rows. Derivatives are
 taken of that function when they are asked for, a chunk at a time, so that no more than one chunk's
 logits exist at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,34 +16,35 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .._backends import eager
-from .._backends.linear import rows_of_chunk
-from .._call.problem import Inputs, LinearInputs, LinearOptions, accumulate_dtype, in_one_dtype
+from .._backends.linear import logits_like, rows_of_chunk
+from .._call.problem import (
+    Inputs,
+    LinearInputs,
+    LinearOptions,
+    Outputs,
+    accumulate_dtype,
+    in_one_dtype,
+)
 from .derivatives import jvp, vjp
 
-OF_ROWS = (True, False, False, True, False, False)  # which tensors have one entry a row
+# Which tensors have an entry for each row: hidden and target, of the six before the normalizer.
+OF_ROWS = (True, False, False, True, False, False)
 
 
 def loss(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, row_stats and predicted; the loss differentiable in every input, any number of times."""
-    hidden, linear_weight, _, target, weight, _, normalizer = inputs
-    step = _step(inputs, options)
-    row_loss: Tensor = _RowLosses.apply(*inputs[:6], options, dtype, step)
-    logits = hidden.new_empty(1, dtype=dtype).expand(len(hidden), len(linear_weight))
-    denominator = eager.denominator(
-        Inputs(logits, target, weight, None, normalizer), options.of_logits()
-    )
-    reduced = row_loss
+    """Loss, row_stats and predicted; the loss has every derivative, in every input."""
+    formula, tensors = _formula(inputs, options, dtype), inputs[:6]
+    result: Tensor = _RowLosses.apply(*tensors, formula)
     if options.reduction != "none":
-        reduced = eager.divided(row_loss.sum(), denominator)
+        result = eager.divided(result.sum(), _denominator(inputs, options, dtype))
+    if not options.return_stats:
+        return result, result.new_empty(0), result.new_empty(0)
     with torch.no_grad():
-        parts = _parts(inputs[:6], len(hidden), step) if options.return_stats else ()
-        stats = [_forward_of(options, dtype)(*part) for part in parts]
-    if not stats:
-        return reduced, row_loss.new_empty(0), row_loss.new_empty(0)
+        stats = [formula.forward(*part) for part in formula.parts(tensors, inputs.hidden.shape[0])]
     row_stats = torch.cat([outputs.row_stats for outputs in stats], 1)
-    return reduced, row_stats, torch.cat([outputs.predicted for outputs in stats])
+    return result, row_stats, torch.cat([outputs.predicted for outputs in stats])
 
 
 def gradients(
@@ -52,177 +54,173 @@ def gradients(
     dtype: torch.dtype,
     needed: list[bool],
 ) -> list[Tensor | None]:
-    """Of hidden, linear_weight and linear_bias, as functions that have derivatives themselves."""
-    hidden, linear_weight, _, target, weight, _, normalizer = inputs
-    logits = hidden.new_empty(1, dtype=dtype).expand(len(hidden), len(linear_weight))
-    whole = Inputs(logits, target, weight, None, normalizer)
-    cotangent = eager.divided(grad_loss, eager.denominator(whole, options.of_logits()))
-    cotangent = cotangent.expand(len(hidden))
-    wanted = (*needed, False, False, False)
-    step = _step(inputs, options)
-    made = _RowGradients.apply(cotangent, *inputs[:6], options, dtype, step, wanted)
-    given = iter(made)
-    return [next(given) if need else None for need in needed]
+    """Of hidden, linear_weight and linear_bias, with derivatives themselves."""
+    formula = replace(_formula(inputs, options, dtype), wanted=(*needed, False, False, False))
+    cotangent = eager.divided(grad_loss, _denominator(inputs, options, dtype))
+    cotangent = cotangent.expand(inputs.hidden.shape[0])
+    made = _RowGradients.apply(cotangent, *inputs[:6], formula)
+    return _placed(made, needed)
+
+
+def _denominator(inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> Tensor | None:
+    logits = logits_like(inputs, dtype)
+    whole = Inputs(logits, inputs.target, inputs.weight, None, inputs.normalizer)
+    return eager.denominator(whole, options)
 
 
 # ---- one chunk -----------------------------------------------------------------------------------
 
 
-def _forward_of(options: LinearOptions, dtype: torch.dtype) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class _Formula:
+    """What is computed of the tensors of a chunk, and how the rows are cut into chunks."""
+
+    options: LinearOptions
+    dtype: torch.dtype
+    step: int
+    wanted: tuple[bool, ...] = ()  # gradients of which of the six tensors
+
     def forward(
+        self,
         hidden: Tensor,
         linear_weight: Tensor,
         linear_bias: Tensor | None,
         target: Tensor,
         weight: Tensor | None,
         prior: Tensor | None,
-    ) -> Any:
-        linear_bias = None if linear_bias is None else linear_bias.to(dtype)
-        logits = F.linear(hidden.to(dtype), linear_weight.to(dtype), linear_bias)
+    ) -> Outputs:
+        bias = None if linear_bias is None else linear_bias.to(self.dtype)
+        logits = F.linear(hidden.to(self.dtype), linear_weight.to(self.dtype), bias)
         inputs = Inputs(*in_one_dtype(logits, target), weight, prior, None)
-        return eager.forward(inputs, options.of_logits(reduction="none"), with_grad=False)
+        return eager.forward(inputs, self.options.of_logits(reduction="none"), with_grad=False)
 
-    return forward
+    def losses(self, *tensors: Any) -> Tensor:
+        return self.forward(*tensors).loss
 
+    def gradient(self, cotangent: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+        """Those that are wanted, of the losses times the cotangent; what chunks add up to, in the
+        dtype of sums."""
+        found = vjp(self.losses, tensors, self.wanted, cotangent)
+        return tuple(map(_for_sums, _chosen(found, self.wanted), _chosen(OF_ROWS, self.wanted)))
 
-def _losses_of(options: LinearOptions, dtype: torch.dtype) -> Callable[..., Tensor]:
-    forward = _forward_of(options, dtype)
-    return lambda *tensors: forward(*tensors).loss
-
-
-def _gradient_of(
-    options: LinearOptions, dtype: torch.dtype, wanted: tuple[bool, ...]
-) -> Callable[..., tuple[Tensor, ...]]:
-    """The gradients that are wanted, of the chunk's losses times a cotangent; in the dtype of sums,
-    where chunks are to be added up."""
-    losses = _losses_of(options, dtype)
-
-    def gradient(cotangent: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        found = vjp(losses, tensors, wanted, cotangent)
-        return tuple(
-            grad if of_row else grad.to(accumulate_dtype(grad))
-            for grad, of_row in zip(found, OF_ROWS, strict=True)
-            if grad is not None
-        )
-
-    return gradient
+    def parts(
+        self, tensors: Any, rows: int, of_rows: tuple[bool, ...] = OF_ROWS
+    ) -> Iterator[list[Any]]:
+        """Chunks of the tensors with an entry for each row, beside the others as they are."""
+        for start in range(0, max(rows, 1), self.step):
+            yield [
+                t[start : start + self.step] if of_row and t is not None else t
+                for t, of_row in zip(tensors, of_rows, strict=True)
+            ]
 
 
-# ---- all chunks ----------------------------------------------------------------------------------
-
-
-def _step(inputs: LinearInputs, options: LinearOptions) -> int:
+def _formula(inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> _Formula:
     rows, features = inputs.hidden.shape
     if torch.compiler.is_compiling():  # one piece: their number would be a constant of the graph
-        return max(rows, 1)
-    return rows_of_chunk(rows, features, inputs.hidden.device, options.chunk_rows)
+        return _Formula(options, dtype, max(rows, 1))
+    step = rows_of_chunk(rows, features, inputs.hidden.device, options.chunk_rows)
+    return _Formula(options, dtype, step)
 
 
-def _parts(
-    tensors: Any, rows: int, step: int, of_rows: tuple[bool, ...] = OF_ROWS
-) -> Iterator[list[Any]]:
-    """The chunks of those that have an entry a row, beside the others as they are."""
-    for start in range(0, max(rows, 1), step):
-        yield [
-            t[start : start + step] if of_row and t is not None else t
-            for t, of_row in zip(tensors, of_rows, strict=True)
-        ]
+def _for_sums(tensor: Tensor, of_row: bool) -> Tensor:
+    return tensor if of_row else tensor.to(accumulate_dtype(tensor))
 
 
-def _joined(parts: list[Any], of_rows: tuple[bool, ...]) -> tuple[Any, ...]:
-    """Entries a row one after the other, the others added up."""
+def _chosen(values: Any, chosen: Any) -> tuple[Any, ...]:
+    return tuple(value for value, choose in zip(values, chosen, strict=True) if choose)
+
+
+def _placed(values: Any, places: Any) -> list[Any]:
+    """The values where there is a place for them, None elsewhere."""
+    given = iter(values)
+    return [next(given) if place else None for place in places]
+
+
+def _joined(parts: Any, of_rows: tuple[bool, ...]) -> tuple[Tensor, ...]:
+    """Of all chunks: rows one after the other, what has none of them added up."""
     return tuple(
         torch.cat(pieces) if of_row else sum(pieces[1:], start=pieces[0])
         for pieces, of_row in zip(zip(*parts, strict=True), of_rows, strict=True)
     )
 
 
+# ---- all chunks ----------------------------------------------------------------------------------
+
+
 class _RowLosses(Function):
-    """(N,) of the six tensors, options, dtype, step."""
+    """The losses (N,) of the six tensors."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        *tensors, options, dtype, step = arguments
-        losses = _losses_of(options, dtype)
-        return torch.cat([losses(*part) for part in _parts(tensors, len(tensors[0]), step)])
+        *tensors, formula = arguments
+        return torch.cat(
+            [formula.losses(*part) for part in formula.parts(tensors, tensors[0].shape[0])]
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.options, ctx.dtype, ctx.step = inputs
+        *tensors, ctx.formula = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         wanted = tuple(ctx.needs_input_grad[:6])
-        arguments = (*ctx.saved_tensors, ctx.options, ctx.dtype, ctx.step, wanted)
-        given = iter(_RowGradients.apply(cotangent, *arguments))
-        return (*(next(given) if want else None for want in wanted), None, None, None)
+        formula = replace(ctx.formula, wanted=wanted)
+        made = _RowGradients.apply(cotangent, *ctx.saved_tensors, formula)
+        return (*_placed(made, wanted), None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        losses, tensors = _losses_of(ctx.options, ctx.dtype), ctx.saved_tensors
-        rows = len(tensors[0])
-        parts = (_parts(of, rows, ctx.step) for of in (tensors, tangents[:6]))
-        return torch.cat([jvp(losses, *part) for part in zip(*parts, strict=True)])
+        formula, tensors = ctx.formula, ctx.saved_tensors
+        parts = (formula.parts(of, tensors[0].shape[0]) for of in (tensors, tangents[:6]))
+        return torch.cat([jvp(formula.losses, *part) for part in zip(*parts, strict=True)])
 
 
 class _RowGradients(Function):
-    """Those of the gradients that are wanted, of a cotangent (N,), the six tensors, options, dtype,
-    step, wanted."""
+    """The gradients that are wanted, of a cotangent (N,) and the six tensors."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        *tensors, options, dtype, step, wanted = arguments
-        gradient = _gradient_of(options, dtype, wanted)
-        parts = _parts(tensors, len(tensors[0]), step, (True, *OF_ROWS))
-        made = _joined([gradient(*part) for part in parts], _wanted(OF_ROWS, wanted))
-        of = _wanted(tensors[1:], wanted)
-        return tuple(grad.to(t.dtype) for grad, t in zip(made, of, strict=True))
+        *tensors, formula = arguments
+        parts = formula.parts(tensors, tensors[0].shape[0], (True, *OF_ROWS))
+        return _in_own_dtypes([formula.gradient(*part) for part in parts], tensors, formula)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.options, ctx.dtype, ctx.step, ctx.wanted = inputs
+        *tensors, ctx.formula = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:7]
-        gradient, rows = _gradient_of(ctx.options, ctx.dtype, ctx.wanted), len(tensors[0])
-        of_rows = _wanted(OF_ROWS, ctx.wanted)
-        cotangents = tuple(
-            cotangent if of_row else cotangent.to(accumulate_dtype(cotangent))
-            for cotangent, of_row in zip(cotangents, of_rows, strict=True)
+        tensors, formula, needed = ctx.saved_tensors, ctx.formula, ctx.needs_input_grad[:7]
+        rows, of_rows = tensors[0].shape[0], _chosen(OF_ROWS, formula.wanted)
+        given = tuple(map(_for_sums, cotangents, of_rows))
+        parts = zip(
+            formula.parts(tensors, rows, (True, *OF_ROWS)),
+            formula.parts(given, rows, of_rows),
+            strict=True,
         )
-        made = _joined(
-            [
-                [grad for grad in vjp(gradient, part, needed, tuple(given)) if grad is not None]
-                for part, given in zip(
-                    _parts(tensors, rows, ctx.step, (True, *OF_ROWS)),
-                    _parts(cotangents, rows, ctx.step, of_rows),
-                    strict=True,
-                )
-            ],
-            _wanted((True, *OF_ROWS), needed),
-        )
-        grads = iter(made)
-        return (*(next(grads) if need else None for need in needed), *(None,) * 4)
+        found = [_chosen(vjp(formula.gradient, p, needed, tuple(g)), needed) for p, g in parts]
+        made = _joined(found, _chosen((True, *OF_ROWS), needed))
+        return (*_placed(made, needed), None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        gradient, tensors = _gradient_of(ctx.options, ctx.dtype, ctx.wanted), ctx.saved_tensors
-        of_rows = (True, *OF_ROWS)
-        parts = (_parts(of, len(tensors[0]), ctx.step, of_rows) for of in (tensors, tangents[:7]))
-        moved = [jvp(gradient, *part) for part in zip(*parts, strict=True)]
-        made = _joined(moved, _wanted(OF_ROWS, ctx.wanted))
-        of = _wanted(tensors[1:], ctx.wanted)
-        return tuple(grad.to(t.dtype) for grad, t in zip(made, of, strict=True))
+        tensors, formula = ctx.saved_tensors, ctx.formula
+        both = (tensors, tangents[:7])
+        parts = (formula.parts(of, tensors[0].shape[0], (True, *OF_ROWS)) for of in both)
+        moved = [jvp(formula.gradient, *part) for part in zip(*parts, strict=True)]
+        return _in_own_dtypes(moved, tensors, formula)
 
 
-def _wanted(values: Any, wanted: Any) -> tuple[Any, ...]:
-    return tuple(value for value, want in zip(values, wanted, strict=True) if want)
+def _in_own_dtypes(parts: list[Any], tensors: Any, formula: _Formula) -> tuple[Tensor, ...]:
+    """All chunks' gradients, in the dtypes of what they are gradients of."""
+    made = _joined(parts, _chosen(OF_ROWS, formula.wanted))
+    of = _chosen(tensors[1:], formula.wanted)
+    return tuple(grad.to(t.dtype) for grad, t in zip(made, of, strict=True))

@@ -61,7 +61,7 @@ class _Linear(Function):
             return (None,) * 10
         *tensors, row_stats, grad_hidden, grad_weight, grad_bias, pending = ctx.saved_tensors
         inputs = LinearInputs(*tensors)
-        needed = list(ctx.needs_input_grad[:3])
+        needed: list[bool] = list(ctx.needs_input_grad[:3])
         if torch.is_grad_enabled():
             found = chunked.gradients(grad_loss, inputs, ctx.options, ctx.dtype, needed)
             return (*found, *(None,) * 7)
@@ -92,17 +92,17 @@ def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> No
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    none = [None] * len(ctx.arguments)
+    none: tuple[None, ...] = (None,) * len(ctx.arguments)
     if grad_loss is None:
-        return tuple(none)
+        return none
     *saved, row_stats = ctx.saved_tensors
-    arguments = list(ctx.arguments)
+    arguments: list[Any] = list(ctx.arguments)
     for place, tensor in zip(ctx.places, saved, strict=True):
         arguments[place] = tensor
-    inputs, options, dtype, _ = linear.parsed(*arguments)
-    needed = list(ctx.needs_input_grad[:3])
-    grads = linear.backward(grad_loss, row_stats, inputs, options, dtype, needed)
-    return (*_those(grads, needed), *none[3:])
+    inputs, options, dtype = linear.parsed(*arguments)[:3]
+    wanted = list(ctx.needs_input_grad[:3])
+    grads = linear.backward(grad_loss, row_stats, inputs, options, dtype, wanted)
+    return (*_those(grads, wanted), *none[3:])
 
 
 for _overload in ("linear_forward", "linear_forward.traced"):

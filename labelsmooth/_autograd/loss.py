@@ -201,7 +201,8 @@ class _Gradient(Function):
     @staticmethod
     def jvp(ctx: Any, grad_loss: Any, _: Any, *tangents: Any) -> Tensor:
         moves = (grad_loss, *tangents[:5])
-        return jvp(gradient_of(ctx.options), ctx.saved_tensors, moves)
+        tangent: Tensor = jvp(gradient_of(ctx.options), ctx.saved_tensors, moves)
+        return tangent
 
     @staticmethod
     def vmap(

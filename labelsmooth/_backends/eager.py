@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._call.checks import can_be_read
-from .._call.problem import Inputs, Options, Outputs
+from .._call.problem import CommonOptions, Inputs, Options, Outputs
 
 
 class Classes(NamedTuple):
@@ -177,7 +177,7 @@ def negative_entropy(rows: _Rows, inputs: Inputs, classes: Classes, options: Opt
     return everywhere + _weighted(_x_log_x(q) - _x_log_x(beta * u), w)
 
 
-def target_weights(inputs: Inputs, options: Options) -> Tensor:
+def target_weights(inputs: Inputs, options: CommonOptions) -> Tensor:
     """What each row counts for in the mean: w_y, or 1 with class probabilities, 0 where the row is
     ignored or its target is no class; (N,) or (N, S)."""
     logits, target, weight, _, _ = inputs
@@ -196,7 +196,7 @@ def mean_denominator(total_weight: Tensor) -> Tensor:
     return total_weight.masked_fill(total_weight == 0, math.nan)
 
 
-def denominator(inputs: Inputs, options: Options) -> Tensor | None:
+def denominator(inputs: Inputs, options: CommonOptions) -> Tensor | None:
     """None where nothing is divided. (The number 1 would not do: under torch.func a 0-d float32 by
     a Python number is a float64.)"""
     if options.reduction != "mean":

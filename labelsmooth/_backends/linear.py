@@ -82,6 +82,12 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def logits_like(inputs: LinearInputs, dtype: torch.dtype) -> Tensor:
+    """The logits by their shape, dtype and device, without memory."""
+    shape = (inputs.hidden.shape[0], inputs.linear_weight.shape[0])
+    return inputs.hidden.new_empty(1, dtype=dtype).expand(shape)
+
+
 def _multiplies_fast(dtype: torch.dtype) -> bool:
     if dtype == torch.float16:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
@@ -109,7 +115,7 @@ class _Call:
     """What all chunks of a call share."""
 
     def __init__(self, inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> None:
-        hidden, linear_weight, linear_bias, target, weight, _, _ = inputs
+        hidden, linear_weight, linear_bias, target, weight, _, normalizer = inputs
         self.inputs, self.options, self.device = inputs, options, hidden.device
         self.backend = choose_backend(options.backend, self.device)
         self.dtype = product_dtype(dtype, self.device)
@@ -118,12 +124,13 @@ class _Call:
             shape = tuple(linear_weight.shape)
             self.linear_weight = _new_empty(shape, self.dtype, self.device).copy_(linear_weight)
         self.linear_bias = None if linear_bias is None else linear_bias.to(self.dtype)
-        # The logits by their shape and dtype, without memory.
-        logits = hidden.new_empty(1, dtype=self.dtype).expand(len(hidden), len(linear_weight))
-        whole = Inputs(logits, target, weight, None, inputs.normalizer)
+        logits = logits_like(inputs, self.dtype)
+        whole = Inputs(logits, target, weight, None, normalizer)
         check_targets(whole, options)
         self.denominator = eager.denominator(whole, options)
         self.accumulate_dtype = accumulate_dtype(logits)
+        rows, features = hidden.shape
+        self.step = rows_of_chunk(rows, features, self.device, options.chunk_rows)
         self.counted = self._counted()
         self.chunks = list(self._chunks())
         self._slab = hidden.new_empty(0)
@@ -138,10 +145,9 @@ class _Call:
         return None if bool(counts.all()) else counts.nonzero().squeeze(1)
 
     def _chunks(self) -> Iterator[Rows]:
-        rows, features = self.inputs.hidden.shape
-        step = rows_of_chunk(rows, features, self.device, self.options.chunk_rows)
+        rows, step = len(self.inputs.hidden), self.step
         if self.counted is not None:
-            yield from self.counted.split(step) if len(self.counted) else ()
+            yield from torch.split(self.counted, step) if len(self.counted) else ()
         else:
             yield from (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
@@ -165,6 +171,12 @@ class _Call:
         inputs = Inputs(logits, target, self.inputs.weight, self.inputs.prior, divisor)
         return inputs, self.options.of_logits(reduction=reduction, inplace=True)
 
+    def reduction(self, divisor: Tensor | None) -> str:
+        """The kernel's, which divides a mean by the divisor."""
+        if self.options.reduction == "none":
+            return "none"
+        return "sum" if divisor is None else "mean"
+
     def headroom(self) -> Tensor | None:
         """About how large an element of a row's gradient may be, where float16 asks for care."""
         if self.dtype != torch.float16:
@@ -184,15 +196,14 @@ class _Sums:
         self._call, self._needed = call, needed
         self._alpha = 1.0 / FLOAT16_SCALE if call.dtype == torch.float16 else 1.0
         self._first = True
-        none = hidden.new_empty(0)
-        self.hidden = self.linear_weight = self.linear_bias = none
+        self.hidden, self.linear_weight, self.linear_bias = (hidden.new_empty(0) for _ in range(3))
         if needed[0]:
             make = torch.empty_like if call.counted is None else torch.zeros_like
             self.hidden = make(hidden, memory_format=torch.contiguous_format)
         if needed[1]:
             # Several chunks are added up in float32: rounded each time, they would lose digits.
             dtype = linear_weight.dtype
-            if dtype.itemsize == 2 and len(call.chunks) > 1:
+            if dtype.itemsize == 2 and len(hidden) > call.step:
                 dtype = torch.float32
             self.linear_weight = _new_empty(tuple(linear_weight.shape), dtype, call.device)
             if not call.chunks:
@@ -253,20 +264,18 @@ def _forward(
 ) -> LinearOutputs:
     call = _Call(inputs, options, dtype)
     sums = _Sums(call, needed)
-    rows = len(inputs.hidden)
-    accumulate = {"dtype": call.accumulate_dtype}
+    rows, dtype = len(inputs.hidden), call.accumulate_dtype
     per_row = options.reduction == "none"
-    row_loss = inputs.hidden.new_zeros(rows if per_row else 0, **accumulate)
-    row_stats = inputs.hidden.new_zeros(4 if options.return_stats else 2, rows, **accumulate)
+    row_loss = inputs.hidden.new_zeros(rows if per_row else 0, dtype=dtype)
+    row_stats = inputs.hidden.new_zeros(4 if options.return_stats else 2, rows, dtype=dtype)
     predicted = inputs.target.new_zeros(rows if options.return_stats else 0, dtype=torch.int64)
 
-    divisor, pending, headroom = call.denominator, inputs.hidden.new_empty(0), None
-    if any(needed):
-        headroom = call.headroom()
+    divisor, pending = call.denominator, inputs.hidden.new_empty(0)
+    headroom = call.headroom() if any(needed) else None
     if headroom is not None:
         divisor = headroom / FLOAT16_SCALE
         pending = eager.divided(headroom, call.denominator)
-    reduction = options.reduction if per_row else ("sum" if divisor is None else "mean")
+    reduction = call.reduction(divisor)
     losses = [row_loss.new_zeros(())]
     for chunk in call.chunks:
         hidden = call.hidden(chunk)
@@ -284,8 +293,8 @@ def _forward(
             sums.add(chunk, hidden, _in_slab(outputs.grad_logits, logits))
     loss = row_loss
     if not per_row:
-        loss = torch.stack(losses).sum(dtype=torch.float64).to(call.accumulate_dtype)
-        if headroom is not None:
+        loss = torch.stack(losses).sum(dtype=torch.float64).to(dtype)
+        if headroom is not None and divisor is not None:
             loss = eager.divided(loss * divisor, call.denominator)
         elif not call.chunks:  # a mean over no weight at all
             loss = eager.divided(loss, call.denominator)
@@ -311,10 +320,8 @@ def _backward(
         smallest = torch.finfo(torch.float32).tiny
         headroom = headroom * grad_loss.abs().amax().clamp_min(smallest)
         pending = eager.divided(headroom, call.denominator)
-        divisor = headroom / FLOAT16_SCALE
-        grad_loss = grad_loss / divisor
-        divisor = None
-    reduction = options.reduction if per_row else ("sum" if divisor is None else "mean")
+        grad_loss, divisor = grad_loss / headroom * FLOAT16_SCALE, None
+    reduction = call.reduction(divisor)
     for chunk in call.chunks:
         hidden = call.hidden(chunk)
         logits = call.logits(hidden)
@@ -378,9 +385,7 @@ def backward(
 ) -> Gradients:
     """The gradients that are needed, from the statistics that forward left."""
     tensors = (grad_loss, row_stats, *inputs)
-    return Gradients._make(
-        _call("linear_backward", tensors, options, dtype=dtype, needed=needed)
-    )
+    return Gradients._make(_call("linear_backward", tensors, options, dtype=dtype, needed=needed))
 
 
 def _call(name: str, tensors: Any, options: LinearOptions, **more: Any) -> Any:
@@ -391,26 +396,20 @@ def _call(name: str, tensors: Any, options: LinearOptions, **more: Any) -> Any:
 def _fake_forward(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
 ) -> LinearOutputs:
-    hidden, linear_weight, linear_bias, *_ = inputs
-    rows = hidden.shape[0]
-    of_loss = accumulate_dtype(hidden.new_empty(0, dtype=dtype))
-    per_row, stats = options.reduction == "none", options.return_stats
-    chunk = rows_of_chunk(rows, hidden.shape[1], hidden.device, options.chunk_rows)
-    several = linear_weight.dtype.itemsize == 2 and rows > chunk if needed[1] else False
-    made = Gradients(
-        torch.empty_like(hidden, memory_format=torch.contiguous_format),
-        linear_weight.new_empty(linear_weight.shape, dtype=torch.float32 if several else None),
-        linear_weight.new_empty(linear_weight.shape[0], dtype=of_loss),
-    )
-    none = hidden.new_empty(0)
+    hidden, linear_weight, *_ = inputs
+    rows, per_row, stats = hidden.shape[0], options.reduction == "none", options.return_stats
+    of_sums = accumulate_dtype(hidden.new_empty(0, dtype=dtype))
+    grads = list(_fake_backward(hidden, hidden, inputs, options, dtype, needed))
+    if needed[1] and linear_weight.dtype.itemsize == 2:
+        chunk = rows_of_chunk(rows, hidden.shape[1], hidden.device, options.chunk_rows)
+        grads[1] = grads[1].to(torch.float32 if rows > chunk else linear_weight.dtype)
+    scaled = any(needed) and product_dtype(dtype, hidden.device) == torch.float16
     return LinearOutputs(
-        hidden.new_empty(rows if per_row else (), dtype=of_loss),
-        hidden.new_empty(4 if stats else 2, rows, dtype=of_loss),
+        hidden.new_empty(rows if per_row else (), dtype=of_sums),
+        hidden.new_empty((4 if stats else 2, rows), dtype=of_sums),
         hidden.new_empty(rows if stats else 0, dtype=torch.int64),
-        *(grad if need else none for grad, need in zip(made, needed, strict=True)),
-        hidden.new_empty(
-            () if any(needed) and product_dtype(dtype, hidden.device) == torch.float16 else 0
-        ),
+        *(grads[0], grads[1], grads[2].to(of_sums) if needed[2] else grads[2]),
+        hidden.new_empty(() if scaled else 0, dtype=torch.float32 if scaled else hidden.dtype),
     )
 
 
@@ -422,10 +421,9 @@ def _fake_backward(
     dtype: torch.dtype,
     needed: list[bool],
 ) -> Gradients:
-    none = inputs.hidden.new_empty(0)
     return Gradients(
         *(
-            of.new_empty(of.shape) if of is not None and need else none
+            of.new_empty(of.shape) if of is not None and need else inputs.hidden.new_empty(0)
             for of, need in zip(inputs[:3], needed, strict=True)
         )
     )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .problem import CommonOptions, Inputs, Options
+from .problem import CommonOptions, Inputs
 from .values import described
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -161,7 +161,7 @@ def _check_parameter(name: str, parameter: Any) -> None:
 
 
 def check_dtypes(named: dict[str, Tensor], of: Tensor | None = None) -> None:
-    """Raises unless they can be computed in, and have the dtype `of` the first where it is given."""
+    """Raises unless they can be computed in, and have the dtype of `of`, the first of them."""
     for name, tensor in named.items():
         if tensor.dtype not in DTYPES:
             raise TypeError(
@@ -179,7 +179,7 @@ def check_call(
     weight: Tensor | None,
     prior: Tensor | None,
     normalizer: Tensor | float | None,
-    options: Options,
+    options: CommonOptions,
 ) -> None:
     check_tensor("logits", logits)
     check_tensor("target", target)
@@ -208,7 +208,7 @@ def check_call(
         _check_normalizer(normalizer, logits, options)
 
 
-def _check_target(target: Tensor, logits: Tensor, class_axis: int, options: Options) -> None:
+def _check_target(target: Tensor, logits: Tensor, class_axis: int, options: CommonOptions) -> None:
     rows = logits.shape[:class_axis] + logits.shape[class_axis + 1 :]
     if target.is_complex() or target.dtype == torch.bool:
         raise TypeError(f"target: expected an integer or floating-point dtype, got {target.dtype}")
@@ -235,7 +235,7 @@ def _check_target(target: Tensor, logits: Tensor, class_axis: int, options: Opti
         )
 
 
-def _check_normalizer(normalizer: Tensor | float, logits: Tensor, options: Options) -> None:
+def _check_normalizer(normalizer: Tensor | float, logits: Tensor, options: CommonOptions) -> None:
     if options.reduction != "mean":
         raise ValueError(f"normalizer: expected reduction='mean', got {options.reduction!r}")
     if not isinstance(normalizer, Tensor):

@@ -75,6 +75,9 @@ class CommonOptions:
             object.__setattr__(self, name, value)
 
 
+COMMON = [field.name for field in fields(CommonOptions)]
+
+
 @declared
 class Options(CommonOptions):
     """Of a call from logits."""
@@ -113,7 +116,7 @@ class LinearOptions(CommonOptions):
 
     def of_logits(self, **changes: Any) -> Options:
         """What is done with the logits of a chunk."""
-        common = {field.name: getattr(self, field.name) for field in fields(CommonOptions)}
+        common = {name: getattr(self, name) for name in COMMON}
         return Options(**common | changes)
 
 
