@@ -78,12 +78,11 @@ def loss(given: LinearInputs, normalizer: Tensor | float | None, options: Linear
     shape = hidden.shape[:-1]
     _check_rows(target, shape, linear_weight.shape[0])
     rows = hidden.reshape(-1, hidden.shape[-1])
-    target = widened(target)
     target = target.reshape(-1, *target.shape[len(shape) :])
     inputs = LinearInputs(rows, linear_weight, linear_bias, target, weight, prior, None)
     logits = logits_like(inputs, dtype)
     check_call(logits, target, weight, prior, normalizer, options)
-    inputs = inputs._replace(normalizer=as_tensor(normalizer, logits))
+    inputs = inputs._replace(target=widened(target), normalizer=as_tensor(normalizer, logits))
     made, row_stats, predicted = linear.apply(inputs, options, dtype)
     result = made.view(shape) if options.reduction == "none" else made
     if not options.return_stats:

@@ -36,15 +36,20 @@ def loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, row_stats and predicted; the loss has every derivative, in every input."""
     formula, tensors = _formula(inputs, options, dtype), inputs[:6]
-    result: Tensor = _RowLosses.apply(*tensors, formula)
+    if torch.compiler.is_compiling():  # takes derivatives of the graph: the formula, in one piece
+        parts = [formula.forward(*tensors)]
+        result = parts[0].loss
+    else:
+        result = _RowLosses.apply(*tensors, formula)
+        with torch.no_grad():
+            chunks = formula.parts(tensors, inputs.hidden.shape[0]) if options.return_stats else ()
+            parts = [formula.forward(*chunk) for chunk in chunks]
     if options.reduction != "none":
         result = eager.divided(result.sum(), _denominator(inputs, options, dtype))
     if not options.return_stats:
         return result, result.new_empty(0), result.new_empty(0)
-    with torch.no_grad():
-        stats = [formula.forward(*part) for part in formula.parts(tensors, inputs.hidden.shape[0])]
-    row_stats = torch.cat([outputs.row_stats for outputs in stats], 1)
-    return result, row_stats, torch.cat([outputs.predicted for outputs in stats])
+    row_stats = torch.cat([part.row_stats for part in parts], 1).detach()
+    return result, row_stats, torch.cat([part.predicted for part in parts])
 
 
 def gradients(
@@ -116,8 +121,6 @@ class _Formula:
 
 def _formula(inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> _Formula:
     rows, features = inputs.hidden.shape
-    if torch.compiler.is_compiling():  # one piece: their number would be a constant of the graph
-        return _Formula(options, dtype, max(rows, 1))
     step = rows_of_chunk(rows, features, inputs.hidden.device, options.chunk_rows)
     return _Formula(options, dtype, step)
 

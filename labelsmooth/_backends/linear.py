@@ -82,6 +82,14 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def dtype_of_sums(dtype: torch.dtype, several: bool) -> torch.dtype:
+    """Of the weight's gradient until it is handed out: several chunks would lose digits if they
+    were rounded each time, and one of float16 its small elements before they are scaled."""
+    if dtype == torch.float16 or (dtype == torch.bfloat16 and several):
+        return torch.float32
+    return dtype
+
+
 def logits_like(inputs: LinearInputs, dtype: torch.dtype) -> Tensor:
     """The logits by their shape, dtype and device, without memory."""
     shape = (inputs.hidden.shape[0], inputs.linear_weight.shape[0])
@@ -201,10 +209,7 @@ class _Sums:
             make = torch.empty_like if call.counted is None else torch.zeros_like
             self.hidden = make(hidden, memory_format=torch.contiguous_format)
         if needed[1]:
-            # Several chunks are added up in float32: rounded each time, they would lose digits.
-            dtype = linear_weight.dtype
-            if dtype.itemsize == 2 and len(hidden) > call.step:
-                dtype = torch.float32
+            dtype = dtype_of_sums(linear_weight.dtype, len(hidden) > call.step)
             self.linear_weight = _new_empty(tuple(linear_weight.shape), dtype, call.device)
             if not call.chunks:
                 self.linear_weight.zero_()
@@ -244,11 +249,10 @@ class _Sums:
             )
         else:
             for classes in _blocks(sums):
-                product = torch.mm(grad_logits[classes], hidden).mul_(self._alpha)
                 if self._first:
-                    sums[classes] = product
-                else:
-                    sums[classes] += product
+                    sums[classes].zero_()
+                product = torch.mm(grad_logits[classes], hidden)
+                sums[classes].add_(product, alpha=self._alpha)
 
 
 def _blocks(matrix: Tensor) -> Iterator[slice]:
@@ -400,9 +404,9 @@ def _fake_forward(
     rows, per_row, stats = hidden.shape[0], options.reduction == "none", options.return_stats
     of_sums = accumulate_dtype(hidden.new_empty(0, dtype=dtype))
     grads = list(_fake_backward(hidden, hidden, inputs, options, dtype, needed))
-    if needed[1] and linear_weight.dtype.itemsize == 2:
+    if needed[1]:
         chunk = rows_of_chunk(rows, hidden.shape[1], hidden.device, options.chunk_rows)
-        grads[1] = grads[1].to(torch.float32 if rows > chunk else linear_weight.dtype)
+        grads[1] = grads[1].to(dtype_of_sums(linear_weight.dtype, rows > chunk))
     scaled = any(needed) and product_dtype(dtype, hidden.device) == torch.float16
     return LinearOutputs(
         hidden.new_empty(rows if per_row else (), dtype=of_sums),

@@ -1,0 +1,379 @@
+"""The fused projection under autograd: which gradients are made, how often, of what order."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from _autograd.test_compile import compiles_once
+from checks import COMPILES, REDUCTIONS
+from linear_checks import Projection, projection, targets
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from labelsmooth import (
+    FusedLinearLabelSmoothingLoss,
+    label_smoothing_loss,
+    linear_label_smoothing_loss,
+)
+from labelsmooth._backends import linear
+from labelsmooth._call.problem import LinearInputs, LinearOptions
+
+pytestmark = [  # by torch's forward mode
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
+]
+
+N, D, C = 7, 3, 5
+SMOOTHING = 0.1
+
+
+def loss_of(given: Projection, target: Tensor, **options: Any) -> Any:
+    hidden, weight, bias = given
+    options = {"label_smoothing": SMOOTHING, "chunk_rows": 3} | options
+    return linear_label_smoothing_loss(hidden, weight, target, linear_bias=bias, **options)
+
+
+def plain(given: Projection, target: Tensor, **options: Any) -> Tensor:
+    return F.cross_entropy(F.linear(*given), target, label_smoothing=SMOOTHING, **options)
+
+
+@pytest.fixture
+def given() -> Projection:
+    return projection(N, D, C, bias=True).leaves()
+
+
+@pytest.fixture
+def target() -> Tensor:
+    return targets(N, C)
+
+
+# ---- which gradients -----------------------------------------------------------------------------
+
+
+class Made(TorchDispatchMode):
+    """The operators that run, and the shapes of what they return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, list[tuple[int, ...]]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **kwargs or {})
+        outs = out if isinstance(out, tuple | list) else [out]
+        shapes = [tuple(t.shape) for t in outs if isinstance(t, Tensor)]
+        self.calls.append((func.overloadpacket.__name__, shapes))
+        return out
+
+    def products(self) -> int:
+        return sum(name in ("mm", "addmm", "addmm_") for name, _ in self.calls)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("needed", list(product([False, True], repeat=3)))
+def test_any_subset(
+    needed: tuple[bool, ...],
+    recompute: bool,
+    reduction: str,
+    given: Projection,
+    target: Tensor,
+    backend: str,
+) -> None:
+    """A frozen head, a probe on frozen hidden states: each gets its own gradient, or None."""
+    results = []
+    for function in (loss_of, plain):
+        leaves = Projection(
+            *(t.detach().requires_grad_(n) for t, n in zip(given, needed, strict=True))
+        )
+        extra = {"recompute": recompute, "backend": backend} if function is loss_of else {}
+        loss = function(leaves, target, reduction=reduction, **extra)
+        assert loss.requires_grad == any(needed)
+        if any(needed):
+            loss.sum().backward()
+        results.append([leaf.grad for leaf in leaves])
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("needed", "products"), [((True, True), 3), ((True, False), 2), ((False, True), 2)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_the_products_that_are_needed(
+    needed: tuple[bool, bool], products: int, dtype: torch.dtype
+) -> None:
+    """And of a frozen head no memory of its size."""
+    rows, features, classes = 20, 4, 50
+    hidden = torch.randn(rows, features).to(dtype).requires_grad_(needed[0])
+    weight = torch.randn(classes, features).to(dtype).requires_grad_(needed[1])
+    target = torch.randint(classes, (rows,))
+    inputs = LinearInputs(hidden.detach(), weight.detach(), None, target, None, None, None)
+    with Made() as made:
+        linear._forward(inputs, LinearOptions(chunk_rows=20), dtype, [*needed, False])
+    assert made.products() == products
+    sizes = [shape for _, shapes in made.calls for shape in shapes]
+    assert ((classes, features) in [s for n, ss in made.calls if n != "t" for s in ss]) == needed[1]
+    assert (rows, classes) in sizes  # the slab
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_without_grad_nothing_is_made(
+    mode: Any, reduction: str, given: Projection, target: Tensor, backend: str
+) -> None:
+    with mode():
+        loss = loss_of(given, target, reduction=reduction, backend=backend)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, plain(given, target, reduction=reduction).detach())
+
+
+# ---- how often -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_second_backward(
+    dtype: torch.dtype, recompute: bool, reduction: str, target: Tensor, backend: str
+) -> None:
+    """Gradients are neither scaled twice nor given away."""
+    given = projection(N, D, C, bias=True, dtype=dtype).leaves()
+    options = {"reduction": reduction, "recompute": recompute, "backend": backend}
+    loss = loss_of(given, target, **options)
+    cotangent = torch.rand_like(loss)
+    first = torch.autograd.grad(loss, given.tensors(), 2 * cotangent, retain_graph=True)
+    kept = [grad.clone() for grad in first]
+    second = torch.autograd.grad(loss, given.tensors(), 4 * cotangent, retain_graph=True)
+    third = torch.autograd.grad(loss, given.tensors(), 2 * cotangent)
+    for a, before, b, c in zip(first, kept, second, third, strict=True):
+        assert torch.equal(a, before)
+        torch.testing.assert_close(b, 2 * a)
+        torch.testing.assert_close(c, a)
+
+
+@pytest.mark.parametrize("shape", ["uniform", "stride 0", "strided"])
+def test_incoming_gradients_of_rows(
+    shape: str, given: Projection, target: Tensor, backend: str
+) -> None:
+    grad_loss = torch.rand(2 * N, dtype=torch.float64)[::2]
+    if shape == "uniform":
+        grad_loss = torch.full((N,), 0.3, dtype=torch.float64)
+    elif shape == "stride 0":
+        grad_loss = torch.tensor(0.3, dtype=torch.float64).expand(N)
+    results = [
+        torch.autograd.grad(function(given, target, reduction="none", **extra), given, grad_loss)
+        for function, extra in ((loss_of, {"backend": backend}), (plain, {}))
+    ]
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_checkpoint(use_reentrant: bool, reduction: str, given: Projection, target: Tensor) -> None:
+    def step(*leaves: Tensor) -> Any:
+        return loss_of(Projection(*leaves), target, reduction=reduction)
+
+    loss = checkpoint(step, *given, use_reentrant=use_reentrant)
+    loss.sum().backward()
+    expected = torch.autograd.grad(plain(given, target, reduction=reduction).sum(), given)
+    torch.testing.assert_close([leaf.grad for leaf in given], list(expected))
+
+
+def test_who_writes_between_forward_and_backward(given: Projection, target: Tensor) -> None:
+    """What backward reads again is under autograd's versions, as F.linear's."""
+    loss = loss_of(given, target, recompute=True)
+    with torch.no_grad():
+        given.linear_weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# ---- derivatives of derivatives ------------------------------------------------------------------
+
+
+def weights() -> tuple[Tensor, Tensor]:
+    return torch.rand(C).double() + 0.5, torch.rand(C).double().softmax(0)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "recompute": {"recompute": True},
+    "all options": {
+        "smooth_over": "others",
+        "objective": "kl_div",
+        "lse_square_scale": 0.1,
+        "softcap": 3.0,
+        "logit_scale": 0.7,
+    },
+}
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradcheck(variant: str, reduction: str, given: Projection, target: Tensor) -> None:
+    weight, prior = weights()
+
+    def function(*leaves: Tensor) -> Any:
+        options = {"weight": weight, "prior": prior, "reduction": reduction, **VARIANTS[variant]}
+        return loss_of(Projection(*leaves), target, **options)
+
+    assert gradcheck(function, tuple(given), check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(function, tuple(given), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradients_of_all_other_inputs(soft: bool, reduction: str, given: Projection) -> None:
+    weight, prior = (t.requires_grad_() for t in weights())
+    target = torch.rand(N, C).double().softmax(1).requires_grad_() if soft else targets(N, C)
+    normalizer = torch.tensor(3.0).double().requires_grad_()
+
+    def function(
+        hidden: Tensor, weight: Tensor, prior: Tensor, normalizer: Tensor, *target: Tensor
+    ) -> Any:
+        return loss_of(
+            given._replace(hidden=hidden),
+            target[0] if soft else indices,
+            weight=weight,
+            prior=prior,
+            normalizer=normalizer if reduction == "mean" else None,
+            reduction=reduction,
+        )
+
+    indices = target
+    leaves = (given.hidden, weight, prior, normalizer, *([target] if soft else []))
+    loss = function(*leaves).sum()
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+    logits = F.linear(*given).detach().requires_grad_()
+    dense = label_smoothing_loss(
+        logits,
+        target,
+        weight,
+        prior=prior,
+        normalizer=normalizer if reduction == "mean" else None,
+        reduction=reduction,
+        label_smoothing=SMOOTHING,
+        backend="eager",
+    ).sum()
+    expected = torch.autograd.grad(dense, (logits, *leaves[1:]), allow_unused=True)
+    torch.testing.assert_close(grads[0], expected[0] @ given.linear_weight)
+    for ours, theirs in zip(grads[1:], expected[1:], strict=True):
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_torch_func(given: Projection, target: Tensor) -> None:
+    def ours(hidden: Tensor, weight: Tensor) -> Any:
+        return loss_of(Projection(hidden, weight, None), target)
+
+    def theirs(hidden: Tensor, weight: Tensor) -> Tensor:
+        return plain(Projection(hidden, weight, None), target)
+
+    hidden, weight = (t.detach() for t in given[:2])
+    batch = torch.randn(4, N, D, dtype=torch.float64)
+    for transformed in (
+        lambda f: grad(f, (0, 1))(hidden, weight),
+        lambda f: hessian(f, 1)(hidden, weight),
+        lambda f: jacfwd(jacrev(f, 1), 0)(hidden, weight),
+        lambda f: jvp(f, (hidden, weight), (hidden, weight)),
+        lambda f: vmap(f, (0, None))(batch, weight),
+        lambda f: vmap(grad(f, 1), (0, None))(batch, weight),
+        lambda f: grad(lambda w: vmap(f, (0, None))(batch, w).sum())(weight),
+    ):
+        torch.testing.assert_close(transformed(ours), transformed(theirs))
+
+
+def test_statistics_under_a_transform(given: Projection, target: Tensor) -> None:
+    def both(hidden: Tensor) -> Any:
+        leaves = Projection(hidden, given.linear_weight.detach(), None)
+        loss, stats = loss_of(leaves, target, return_stats=True)
+        return loss, stats.lse
+
+    hidden = given.hidden.detach()
+    _, lse = torch.func.grad(both, has_aux=True)(hidden)
+    torch.testing.assert_close(lse, (hidden @ given.linear_weight.T).logsumexp(1).detach())
+
+
+# ---- compiled ------------------------------------------------------------------------------------
+
+
+class TestCompiled:
+    pytestmark = COMPILES
+
+    def calls(self, *, bias: bool = False) -> list[tuple[Any, ...]]:
+        made = []
+        for rows, smoothing in ((4, 0.1), (6, 0.2), (9, 0.3), (5, 0.0)):
+            given = projection(rows, D, C, bias=bias, dtype=torch.float32).leaves()
+            made.append((*given.tensors(), targets(rows, C), smoothing))
+        return made
+
+    @pytest.mark.parametrize("compiler", ["eager", "aot_eager", "inductor"])
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_one_graph_for_all_sizes_and_smoothings(self, reduction: str, compiler: str) -> None:
+        def function(hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float) -> Any:
+            return linear_label_smoothing_loss(
+                hidden, weight, target, label_smoothing=smoothing, reduction=reduction, chunk_rows=2
+            )
+
+        compiles_once(function, self.calls(), compiler)
+
+    def test_module_with_a_bias(self) -> None:
+        torch.manual_seed(0)
+        module = FusedLinearLabelSmoothingLoss(D, C, bias=True, label_smoothing=SMOOTHING)
+        hidden, target = torch.randn(N, D), targets(N, C)
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        grads = []
+        for called in (module, compiled):
+            module.zero_grad()
+            called(hidden, target).backward()
+            grads.append([p.grad for p in module.parameters()])
+        torch.testing.assert_close(*grads)
+
+    def test_statistics_and_autocast(self) -> None:
+        def function(hidden: Tensor, weight: Tensor, target: Tensor) -> Any:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss, stats = linear_label_smoothing_loss(
+                    hidden, weight, target, return_stats=True, chunk_rows=3
+                )
+            return loss, stats.nll, stats.predicted
+
+        given, target = projection(N, D, C, dtype=torch.float32).leaves(), targets(N, C)
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        results = [f(given.hidden, given.linear_weight, target) for f in (function, compiled)]
+        torch.testing.assert_close(*([t.detach() for t in r] for r in results))
+        grads = [torch.autograd.grad(r[0], given[:2]) for r in results]
+        assert [g.dtype for g in grads[1]] == [torch.float32] * 2
+        torch.testing.assert_close(*grads, rtol=1e-2, atol=1e-4)  # forward rounds elsewhere
+
+    def test_torch_func_inside_a_graph(self) -> None:
+        given, target = projection(N, D, C).leaves(), targets(N, C)
+
+        def function(hidden: Tensor, weight: Tensor) -> Any:
+            return torch.func.grad(
+                lambda h: linear_label_smoothing_loss(h, weight, target, label_smoothing=0.1)
+            )(hidden)
+
+        arguments = [t.detach() for t in given[:2]]
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*arguments), function(*arguments))
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_export_keeps_the_gradient(self, strict: bool) -> None:
+        module = FusedLinearLabelSmoothingLoss(D, C, label_smoothing=SMOOTHING)
+        hidden, target = torch.randn(N, D), targets(N, C)
+        exported = torch.export.export(module, (hidden, target), strict=strict).module()
+        grads = []
+        for called in (module, exported):
+            leaf = hidden.clone().requires_grad_()
+            called(leaf, target).backward()
+            grads.append(leaf.grad)
+        torch.testing.assert_close(*grads)
