@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.library import opcheck
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
-from labelsmooth._autograd.operator import NAMES, OPTIONS
+from labelsmooth._autograd.operator import KEYWORDS, NAMES
 from labelsmooth._call.problem import Options
 
 N, D, C = 5, 4, 7
@@ -31,7 +31,7 @@ def arguments(reduction: str, backend: str, **options: Any) -> tuple[tuple[Any, 
     options = {"label_smoothing": 0.1, "reduction": reduction, "backend": backend, **options}
     made = Options(**options)
     logits = torch.randn(N, C, requires_grad=True)
-    return (logits, TARGET, None, None, None), {name: getattr(made, name) for name in OPTIONS}
+    return (logits, TARGET, None, None, None), {name: getattr(made, name) for name in KEYWORDS}
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

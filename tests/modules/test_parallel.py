@@ -10,13 +10,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, fully_shard
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel,
+    MixedPrecision,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
-from labelsmooth import FusedLabelSmoothingLoss
+from labelsmooth import (
+    FusedLabelSmoothingLoss,
+    FusedLinearLabelSmoothingLoss,
+    linear_label_smoothing_loss,
+)
 
 D, C, ROWS, WORLD = 8, 12, 32, 2
 
@@ -35,6 +45,25 @@ class Model(nn.Module):
         return self.loss(self.layer(hidden), target, normalizer=normalizer)
 
 
+class Tied(nn.Module):
+    """The projection in the loss, as a submodule; the embedding is its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(C, D)
+        self.layer = nn.Linear(D, D)
+        weight, prior = torch.rand(C) + 0.5, torch.rand(C).softmax(0)
+        self.loss = FusedLinearLabelSmoothingLoss(
+            D, C, bias=True, weight=weight, prior=prior, label_smoothing=0.1, chunk_rows=4
+        )
+        self.loss.linear.weight = self.embedding.weight
+
+    def forward(self, hidden: Tensor, target: Tensor, normalizer: float | None = None) -> Any:
+        hidden = hidden + self.embedding(target.clamp_min(0))
+        return self.loss(torch.relu(self.layer(hidden)), target, normalizer=normalizer)
+
+
 def large_batch() -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     target = torch.randint(C, (ROWS,))
@@ -42,7 +71,7 @@ def large_batch() -> tuple[Tensor, Tensor]:
     return torch.randn(ROWS, D), target
 
 
-def token_weight(model: Model, target: Tensor) -> float:
+def token_weight(model: Model | Tied, target: Tensor) -> float:
     assert model.loss.weight is not None
     return model.loss.weight[target[target != -100]].sum().item()
 
@@ -67,17 +96,48 @@ def work(rank: int, store: str) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD
     )
-    model = Model()
-    model(*large_batch()).backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
-    normalizer = token_weight(model, large_batch()[1])
-    ddp = nn.parallel.DistributedDataParallel(model)
-    torch.testing.assert_close(accumulate(ddp, normalizer, rank, "ddp"), expected)
     mesh = distributed.init_device_mesh("cpu", (WORLD,))
-    fsdp = fully_shard(Model(), mesh=mesh)
-    torch.testing.assert_close(accumulate(fsdp, normalizer, rank, "fsdp"), expected)
+    for kind in (Model, Tied):
+        model = kind()
+        model(*large_batch()).backward()
+        expected = [parameter.grad.clone() for parameter in model.parameters()]
+        normalizer = token_weight(model, large_batch()[1])
+        ddp = nn.parallel.DistributedDataParallel(model)
+        torch.testing.assert_close(accumulate(ddp, normalizer, rank, "ddp"), expected)
+        fsdp = fully_shard(kind(), mesh=mesh)
+        torch.testing.assert_close(accumulate(fsdp, normalizer, rank, "fsdp"), expected)
+    check_wrapped_apart(mesh)
+    check_a_sharded_weight(mesh)
     check_buffers_of_fsdp()
     distributed.destroy_process_group()
+
+
+def check_wrapped_apart(mesh: Any) -> None:
+    """The loss by itself in its own group of parameters, in bfloat16, as trainers wrap layers."""
+    hidden, target = large_batch()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model = FusedLinearLabelSmoothingLoss(D, C, label_smoothing=0.1, chunk_rows=4)
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.linspace(-1, 1, C * D).view(C, D))
+    module = nn.Sequential(model)  # a root around it
+    before = model.linear.weight.detach().clone()
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh)
+    model(hidden, target).backward()
+    assert model.linear.weight.grad.dtype == torch.float32
+    weight = before.bfloat16().requires_grad_()
+    linear_label_smoothing_loss(
+        hidden.bfloat16(), weight, target, label_smoothing=0.1, chunk_rows=4
+    ).backward()
+    torch.testing.assert_close(model.linear.weight.grad.full_tensor(), weight.grad.float())
+
+
+def check_a_sharded_weight(mesh: Any) -> None:
+    """Where the linear layer alone was wrapped its hooks never run: an error, on every rank."""
+    model = FusedLinearLabelSmoothingLoss(D, C)
+    fully_shard(model.linear, mesh=mesh)
+    with pytest.raises(TypeError, match="got a DTensor: apply fully_shard"):
+        model(*large_batch())
 
 
 def check_buffers_of_fsdp() -> None:

@@ -13,9 +13,11 @@ from _backends.triton.interpreted import strict_interpreter
 from checks import Outcome, assert_equals_reference
 from functional.test_properties import *  # noqa: F403, every property, of the backend below
 from gpu_cases import CASES, Case, check_case
+from linear_checks import error, projection, run, targets, truth
 from reference import reference
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth._backends import linear
 from labelsmooth._backends.triton import kernels, ops
 from labelsmooth._backends.triton.plan import Gpu, Tile
 from labelsmooth._backends.triton.rows import accumulated
@@ -153,3 +155,19 @@ def test_public_call_on_cpu_tensors(reduction: str, dtype: torch.dtype, inplace:
 def test_a_bad_target_is_an_index_error() -> None:
     with pytest.raises(IndexError, match="target of row 1 is 3"):
         label_smoothing_loss(torch.zeros(2, 3), torch.tensor([0, 3]), backend="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_fused_projection(
+    reduction: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop, with a GPU's dtypes."""
+    monkeypatch.setattr(linear, "product_dtype", lambda dtype, device: dtype)
+    given, target = projection(10, 4, 37, bias=True, dtype=dtype), targets(10, 37)
+    options: dict[str, Any] = {"reduction": reduction, "label_smoothing": 0.1}
+    expected = truth(given, target, **options)
+    for recompute in (False, True):
+        ours = run(given, target, backend="triton", chunk_rows=4, recompute=recompute, **options)
+        for grad, true in zip(ours.grads, expected.grads, strict=True):
+            assert error(grad, true) < 4 * max(torch.finfo(dtype).eps, 1e-12)
