@@ -39,7 +39,7 @@ from benchmarks.contestants import (
     training,
 )
 from benchmarks.environment import environment
-from benchmarks.measure import DTYPES, Case, Entry, Result, interleave
+from benchmarks.measure import DTYPES, Case, Entry, Result, compete
 from benchmarks.problem import Problem
 from benchmarks.report import Sheet, describe, memory, number
 
@@ -124,13 +124,7 @@ def run_case(case: Case) -> Result:
         problem.refresh()
         contestant.step()
     details = [inspect(contestant, problem) for contestant in taking_part]
-    steps = [contestant.step for contestant in taking_part]
-    times = interleave(steps, problem.refresh, case.rounds, event_time)
-    entries = [
-        Entry(c.key, c.label, [t * 1e3 for t in seconds], **detail)
-        for c, seconds, detail in zip(taking_part, times, details, strict=True)
-    ]
-    return Result(case, entries)
+    return Result(case, compete(taking_part, details, problem.refresh, case.rounds, event_time))
 
 
 def event_time(step: Callable[[], Any]) -> tuple[float, Any]:
