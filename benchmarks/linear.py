@@ -60,17 +60,15 @@ NOTE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    for option, default in (("--classes", CLASSES), ("--features", FEATURES), ("--rows", ROWS)):
-        parser.add_argument(
-            option, nargs="+", type=int, metavar=option[2].upper(), help=f"{default}"
-        )
+    for option, letter in (("--classes", "C"), ("--features", "D"), ("--rows", "N")):
+        parser.add_argument(option, nargs="+", type=int, metavar=letter)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument(
         "--only", nargs="+", choices=KEYS, default=KEYS, metavar="KEY", help=", ".join(KEYS)
     )
     parser.add_argument("--rounds", type=int, help="3; with --quick 1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="the smaller sizes, but the least")
+    parser.add_argument("--quick", action="store_true", help="one C, two D, two N")
     parser.add_argument(
         "--json", type=Path, help="where the results go (benchmarks/results/linear.json)"
     )

@@ -103,7 +103,10 @@ def run_case(case: Case) -> Result:
         contestants = LINE_UPS[case.part](problem)
         if case.only:
             contestants = [c for c in contestants if c.key in case.only]
-        details = inspect(contestants, problem) if case.details else warm_up(contestants, problem)
+        if case.details:
+            details = inspect(contestants, problem)
+        else:
+            details = warm_up(contestants, problem.refresh)
         entries = compete(contestants, details, problem.refresh, case.rounds)
     return Result(case, entries)
 
@@ -121,9 +124,9 @@ def wall_time(step: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def warm_up(contestants: list[Contestant], problem: Problem) -> list[dict[str, Any]]:
+def warm_up(contestants: list[Contestant], before: Callable[[], None]) -> list[dict[str, Any]]:
     for contestant in contestants:
-        problem.refresh()
+        before()
         contestant.step()
     return [{} for _ in contestants]
 
