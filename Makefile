@@ -29,8 +29,9 @@ $(LIB): $(VENV)/torch.stamp setup.py pyproject.toml $(CSRC)
 
 build: $(LIB)  ## build in place: the package and all that its tests need, in .venv
 
-bench: build  ## benchmark the loss, then train the example with and without it
+bench: build  ## benchmark the loss, alone and with the projection, then train the example
 	$(BIN)/python -m benchmarks loss
+	$(BIN)/python -m benchmarks linear --quick
 	$(BIN)/python examples/train_large_vocab.py
 
 gpu:  ## with a GPU: build, the whole suite on it, compute-sanitizer, times; without: status 2

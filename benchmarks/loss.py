@@ -13,23 +13,15 @@ measures.
 from __future__ import annotations
 
 import argparse
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from benchmarks import plots, report
 from benchmarks.environment import environment
-from benchmarks.measure import DTYPES, Case, Result, Worker
+from benchmarks.measure import DTYPES, Case, run_case
+from benchmarks.workers import measure
 
 LOGITS = 1 << 26
 CLASSES = {
@@ -83,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     about = environment(args.threads)
     console = Console()
     report.show_environment(console, about)
-    results = measure(plan(args))
+    results = measure(plan(args), run_case)
     sheets = report.sheets(results)
     report.show(console, sheets)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,30 +115,3 @@ def plan(args: argparse.Namespace) -> list[Case]:
         counts = sorted({args.threads, *powers})
         cases += [case("threads", *shape(str(TYPICAL)), dtypes[0], few, threads=n) for n in counts]
     return cases
-
-
-def measure(cases: list[Case]) -> list[Result]:
-    workers = {huge_pages: Worker(huge_pages) for huge_pages in (False, True)}
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    results = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            label = "main, huge pages" if case.huge_pages else case.part
-            progress.update(task, description=f"{label}: {case.dtype} {case.rows} x {case.classes}")
-            try:
-                results.append(workers[case.huge_pages].run(case))
-            except BrokenProcessPool:
-                raise SystemExit(
-                    f"the process that ran {case} died; was there enough memory?"
-                ) from None
-            progress.advance(task)
-    for worker in workers.values():
-        worker.close()
-    return results

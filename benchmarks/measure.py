@@ -13,9 +13,6 @@ Memory. Linux lets a process reset its own peak resident size (5 into /proc/self
 untimed step after that shows the extra memory: the new peak less the resident size before. Logits
 and target are not in it; a gradient that does not take the logits' place is. Other systems leave it
 out.
-
-Processes. Cases run in a worker process that dies with this one: one for torch's defaults, another
-with THP_MEM_ALLOC_ENABLE=1 (huge pages for every tensor), because torch reads that variable once.
 """
 
 from __future__ import annotations
@@ -24,13 +21,9 @@ import ctypes
 import gc
 import logging
 import math
-import multiprocessing
-import os
-import signal
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +39,8 @@ STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+Timed = Callable[[Callable[[], Any]], tuple[float, Any]]  # a step -> its seconds and its result
+
 
 @dataclass(frozen=True)
 class Case:
@@ -56,6 +51,7 @@ class Case:
     threads: int
     rounds: int
     spatial: tuple[int, ...] = ()  # logits are (rows, classes, *spatial)
+    features: int = 0  # of the projection that makes the logits; 0: they are given
     huge_pages: bool = False
     details: bool = False  # memory and accuracy too
     only: tuple[str, ...] = ()  # keys of contestants; empty: all
@@ -100,55 +96,25 @@ class Result:
         return ms / base if ms and base else None
 
 
-class Worker:
-    """A process that runs cases, with or without huge pages for every tensor."""
-
-    def __init__(self, huge_pages: bool) -> None:
-        self.huge_pages = huge_pages
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=die_with_parent)
-
-    def run(self, case: Case) -> Result:
-        # The process starts at the first submission, and takes over the environment of that moment.
-        before = os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
-        if self.huge_pages:
-            os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
-        try:
-            future = self._pool.submit(run_case, case)
-        finally:
-            os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
-            if before is not None:
-                os.environ["THP_MEM_ALLOC_ENABLE"] = before
-        return future.result()
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-
-def die_with_parent() -> None:
-    """Linux alone can promise it; elsewhere a worker whose parent was killed stays."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        set_parent_death_signal = 1
-        libc.prctl(set_parent_death_signal, signal.SIGKILL)
-
-
 def run_case(case: Case) -> Result:
-    logging.getLogger("torch").setLevel(logging.ERROR)  # torch.compile remarks on a missing GPU
-    torch._inductor.config.compile_threads = 1  # no processes of its own
-    torch.set_num_threads(case.threads)
+    settle(case.threads)
     problem = Problem(case.shape, DTYPES[case.dtype])
     with torch.set_grad_enabled(case.part != "forward"):
         contestants = LINE_UPS[case.part](problem)
         if case.only:
             contestants = [c for c in contestants if c.key in case.only]
-        details = inspect(contestants, problem) if case.details else warm_up(contestants, problem)
-        times = interleave([c.step for c in contestants], problem.refresh, case.rounds)
-    entries = [
-        Entry(c.key, c.label, [t * 1e3 / c.calls for t in seconds], **detail)
-        for c, seconds, detail in zip(contestants, times, details, strict=True)
-    ]
+        if case.details:
+            details = inspect(contestants, problem)
+        else:
+            details = warm_up(contestants, problem.refresh)
+        entries = compete(contestants, details, problem.refresh, case.rounds)
     return Result(case, entries)
+
+
+def settle(threads: int) -> None:
+    logging.getLogger("torch").setLevel(logging.ERROR)  # torch.compile remarks on a missing GPU
+    torch._inductor.config.compile_threads = 1  # no processes of its own
+    torch.set_num_threads(threads)
 
 
 def wall_time(step: Callable[[], Any]) -> tuple[float, Any]:
@@ -158,18 +124,33 @@ def wall_time(step: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def warm_up(contestants: list[Contestant], problem: Problem) -> list[dict[str, Any]]:
+def warm_up(contestants: list[Contestant], before: Callable[[], None]) -> list[dict[str, Any]]:
     for contestant in contestants:
-        problem.refresh()
+        before()
         contestant.step()
     return [{} for _ in contestants]
+
+
+def compete(
+    contestants: Sequence[Contestant],
+    details: Iterable[dict[str, Any]],
+    before: Callable[[], None],
+    rounds: int,
+    timed: Timed = wall_time,
+) -> list[Entry]:
+    """Every contestant's times, in turns, beside what else is known of it."""
+    times = interleave([c.step for c in contestants], before, rounds, timed)
+    return [
+        Entry(c.key, c.label, [t * 1e3 / c.calls for t in seconds], **detail)
+        for c, seconds, detail in zip(contestants, times, details, strict=True)
+    ]
 
 
 def interleave(
     steps: Sequence[Callable[[], Any]],
     before: Callable[[], None],
     rounds: int,
-    timed: Callable[[Callable[[], Any]], tuple[float, Any]] = wall_time,
+    timed: Timed = wall_time,
 ) -> list[list[float]]:
     """Seconds of every step in every round."""
     times: list[list[float]] = [[] for _ in steps]

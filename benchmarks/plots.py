@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.measure import Result
+from benchmarks.measure import Entry, Result
 
 COLOURS = {
     "copy": "#9a9a9a",
@@ -24,22 +25,91 @@ COLOURS = {
     "seed_1": "#cc79a7",
     "seed_2": "#d55e00",
 }
+LINEAR_COLOURS = {
+    "products": "#9a9a9a",
+    "linear": "#0072b2",
+    "recompute": "#56b4e9",
+    "linear_compiled": "#00355a",
+    "in_place": "#cc79a7",
+    "plain": "#e69f00",
+    "compiled": "#009e73",
+    "torch_chunked": "#d55e00",
+    "torch": "#7a5200",
+}
 
 
 def draw(path: Path, about: dict[str, Any], results: list[Result]) -> list[Path]:
     """The plots that the results suffice for, beside `path`, named after it."""
-    caption = "{cpu}, {threads} threads, {instruction_set}, torch {torch}".format(**about)
     written = []
     for part, make in (("main", bars), ("classes", lines), ("threads", lines)):
         chosen = [r for r in results if r.case.part == part and not r.case.huge_pages]
         if chosen:
-            figure = make(chosen)
-            figure.text(0.99, 0.01, caption, ha="right", va="bottom", fontsize=8, color="#666666")
             file = path.with_name(path.stem + ("" if part == "main" else f"_{part}") + ".png")
-            figure.savefig(file, dpi=150)
-            plt.close(figure)
-            written.append(file)
+            written.append(save(make(chosen), file, about))
     return written
+
+
+def save(figure: Figure, file: Path, about: dict[str, Any]) -> Path:
+    caption = "{cpu}, {threads} threads, {instruction_set}, torch {torch}".format(**about)
+    figure.text(0.99, 0.01, caption, ha="right", va="bottom", fontsize=8, color="#666666")
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+    return file
+
+
+def draw_over_rows(path: Path, about: dict[str, Any], results: list[Result]) -> list[Path]:
+    """Time and memory of the projection and the loss, for the first C and D with most rows."""
+    groups: dict[tuple[int, int], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.case.classes, result.case.features), []).append(result)
+    chosen = max(groups.values(), key=len)
+    if len({result.case.rows for result in chosen}) < 2:
+        return []
+
+    def time(result: Result, entry: Entry) -> float | None:
+        return result.ratio(entry.key, "products")
+
+    def mebibytes(result: Result, entry: Entry) -> float | None:
+        return entry.extra_bytes / 2**20 if entry.extra_bytes else None
+
+    return [
+        save(over_rows(chosen, value, label), path.with_name(f"{path.stem}_{name}.png"), about)
+        for name, value, label in (
+            ("time", time, "forward and backward, times of the products"),
+            ("memory", mebibytes, "peak memory, MiB"),
+        )
+    ]
+
+
+def over_rows(
+    results: list[Result], value: Callable[[Result, Entry], float | None], label: str
+) -> Figure:
+    dtypes = list(dict.fromkeys(result.case.dtype for result in results))
+    figure, axes = plt.subplots(
+        1, len(dtypes), figsize=(6.5 * len(dtypes), 4.8), sharey=True, squeeze=False
+    )
+    for axis, dtype in zip(axes[0], dtypes, strict=True):
+        group = [result for result in results if result.case.dtype == dtype]
+        lines: dict[tuple[str, str], dict[int, float]] = {}
+        for result in group:
+            for entry in result.entries:
+                if y := value(result, entry):
+                    lines.setdefault((entry.key, entry.label), {})[result.case.rows] = y
+        for (key, name), points in lines.items():
+            style = "o--" if key in ("products", "torch") else "o-"
+            at, values = list(points), list(points.values())
+            axis.plot(at, values, style, markersize=4, label=name, color=LINEAR_COLOURS[key])
+        case, at = group[0].case, [result.case.rows for result in group]
+        axis.set(
+            title=f"{dtype}, {case.classes:,} classes, {case.features:,} features",
+            xlabel="rows",
+            yscale="log",
+        )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(at, [f"{n:,}" for n in at])
+        tidy(axis)
+    axes[0][0].set_ylabel(label)
+    return finish(figure, axes[0][0], columns=3 * len(dtypes))
 
 
 def bars(results: list[Result]) -> Figure:

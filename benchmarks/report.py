@@ -155,7 +155,8 @@ def place(case: Case) -> tuple[Any, ...]:
 def describe(case: Case) -> str:
     size = case.logits_bytes / 2**20
     amount = f"{size:.0f} MiB" if size >= 1 else f"{case.logits_bytes:,} bytes"
-    return f"{case.dtype} {' x '.join(f'{size:,}' for size in case.shape)} ({amount})"
+    sizes = filter(None, (*case.shape, case.features))
+    return f"{case.dtype} {' x '.join(f'{size:,}' for size in sizes)} ({amount})"
 
 
 def times(result: Result, key: str) -> list[str]:
@@ -222,7 +223,8 @@ def markdown_row(cells: list[str]) -> str:
 def write_json(path: Path, about: dict[str, Any], results: list[Result]) -> Path:
     def with_ratios(result: Result) -> dict[str, Any]:
         def ratios(entry: Entry) -> dict[str, float | None]:
-            return {f"to_{base}": result.ratio(entry.key, base) for base in ("in_place", "copy")}
+            bases = [base for base in ("in_place", "copy", "products") if result.ms(base)]
+            return {f"to_{base}": result.ratio(entry.key, base) for base in bases}
 
         return {
             "case": asdict(result.case),
