@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import assert_type
 
-from labelsmooth import FusedLabelSmoothingLoss, LossStats, label_smoothing_loss
+from labelsmooth import (
+    FusedLabelSmoothingLoss,
+    FusedLinearLabelSmoothingLoss,
+    LossStats,
+    label_smoothing_loss,
+    linear_label_smoothing_loss,
+)
 
 
 def calls(logits: Tensor, target: Tensor, weight: Tensor, stats: bool) -> None:
@@ -56,3 +62,26 @@ def modules(logits: Tensor, target: Tensor, weight: Tensor) -> None:
     loss.reduction = "avg"  # type: ignore[assignment]
     loss.forward(logits, target, normalizer=3)
     loss.forward(logits, target, normaliser=3)  # type: ignore[call-arg]
+
+
+def projections(hidden: Tensor, head: nn.Linear, target: Tensor) -> None:
+    weight = head.weight
+    assert_type(linear_label_smoothing_loss(hidden, weight, target), Tensor)
+    assert_type(
+        linear_label_smoothing_loss(hidden, weight, target, linear_bias=head.bias, chunk_rows=64),
+        Tensor,
+    )
+    assert_type(
+        linear_label_smoothing_loss(hidden, weight, target, return_stats=True),
+        tuple[Tensor, LossStats],
+    )
+    linear_label_smoothing_loss(hidden, weight, target, None)  # type: ignore[call-overload]
+    linear_label_smoothing_loss(hidden, weight, target, inplace=True)  # type: ignore[call-overload]
+
+    loss = FusedLinearLabelSmoothingLoss(64, 1000, bias=True, label_smoothing=0.1, recompute=True)
+    FusedLinearLabelSmoothingLoss(64, 1000, True)  # type: ignore[call-arg]
+    assert_type(loss.chunk_rows, int | None)
+    assert_type(loss.linear, nn.Linear)
+    loss.chunk_rows = 128
+    loss.recompute = "no"  # type: ignore[assignment]
+    loss.forward(hidden, target, normalizer=3)
