@@ -46,9 +46,8 @@ from benchmarks.projection import KEYS, WAYS, Projection, contestants
 from benchmarks.report import Sheet, memory, number
 from benchmarks.workers import measure
 
-CLASSES = [32768, 131072]
-FEATURES = [256, 1024, 4096]
-ROWS = [1024, 4096, 16384]
+FULL = [32768, 131072], [256, 1024, 4096], [1024, 4096, 16384]  # C, D, N
+QUICK = [32768], [256, 1024], [1024, 4096]
 LARGE, LARGE_QUICK = 1e13, 3e11  # operations; above it one round, without DISPENSABLE
 SLOW = 1e11  # operations that torch's chunks in bfloat16 may have: half a minute
 DISPENSABLE = {"recompute", "linear_compiled", "compiled", "torch"}
@@ -61,18 +60,22 @@ NOTE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    for option, letter in (("--classes", "C"), ("--features", "D"), ("--rows", "N")):
-        parser.add_argument(option, nargs="+", type=int, metavar=letter)
+    parser.add_argument("--shapes", nargs="+", type=shape, metavar="NxCxD")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument(
         "--only", nargs="+", choices=KEYS, default=KEYS, metavar="KEY", help=", ".join(KEYS)
     )
     parser.add_argument("--rounds", type=int, help="3; with --quick 1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="one C, two D, two N")
+    parser.add_argument("--quick", action="store_true", help="one C, two D, two N, one round")
     parser.add_argument(
         "--json", type=Path, help="where the results go (benchmarks/results/linear.json)"
     )
+
+
+def shape(text: str) -> tuple[int, ...]:
+    rows, classes, features = (int(size) for size in text.replace("_", "").split("x"))
+    return rows, classes, features
 
 
 def run(args: argparse.Namespace) -> None:
@@ -91,13 +94,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> list[Case]:
-    classes = args.classes or (CLASSES[:1] if args.quick else CLASSES)
-    features = args.features or (FEATURES[:2] if args.quick else FEATURES)
-    rows = args.rows or (ROWS[:2] if args.quick else ROWS)
+    grid = product(*(QUICK if args.quick else FULL))
+    shapes = args.shapes or [(N, C, D) for C, D, N in grid]
     rounds = args.rounds or (1 if args.quick else 3)
     large = LARGE_QUICK if args.quick else LARGE
-    cases, fewest = [], min(rows)
-    for dtype, C, D, N in product(args.dtypes, classes, features, rows):
+    cases, fewest = [], min(rows for rows, _, _ in shapes)
+    for dtype, (N, C, D) in product(args.dtypes, shapes):
         case = Case("linear", N, C, dtype, args.threads, rounds, features=D)
         keys = tuple(key for key in args.only if takes_part(key, case, large, fewest == N))
         cases.append(replace(case, only=keys, rounds=1 if operations(case) > large else rounds))

@@ -111,7 +111,7 @@ def training(problem: Projection, key: str, way: Way) -> Contestant:
 def products(problem: Projection) -> Contestant:
     """In the chunks of labelsmooth, into memory that is there already."""
     hidden, weight = problem.hidden.detach(), problem.weight.detach()
-    step = rows_of_chunk(*hidden.shape, hidden.device, None)
+    step = rows_of_chunk(*hidden.shape, hidden.dtype, hidden.device, None)
     slab = hidden.new_empty(step, len(weight))
     grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight)
 

@@ -209,8 +209,9 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         weight, prior, ignore_index, reduction, label_smoothing, smooth_over, objective,
             lse_square_scale, logit_scale, softcap, return_stats, backend: as in
             :class:`FusedLabelSmoothingLoss`.
-        chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 and at most
-            1024, on a GPU from 1024 to 4096. Fewer rows take less memory and more time.
+        chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 (16 bits:
+            1024) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less memory and more
+            time.
         recompute: the gradients are made in backward, from the hidden states and two numbers a
             row, with the projection done once more: nothing of the weight's size is kept between
             forward and backward. Default: False, in forward. ``reduction="none"`` and
@@ -224,9 +225,12 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         :func:`torch.nn.functional.linear`; gradients have the dtypes of what they belong to.
 
     Raises:
-        As :class:`FusedLabelSmoothingLoss`, and TypeError where hidden, weight and bias differ in
-        dtype outside of autocast, or where the weight is a DTensor: FSDP2's ``fully_shard`` goes to
-        this module or one around it, whose hooks then gather the weight, not to ``linear``.
+        TypeError: as :class:`FusedLabelSmoothingLoss`, and where hidden states, weight and bias
+            differ in dtype outside of autocast, or the weight is a DTensor: FSDP2's
+            ``fully_shard`` goes to this module or one around it, whose hooks then gather the
+            weight, not to ``linear``.
+        ValueError: as there, and for a weight that is empty, as ZeRO-3 leaves one.
+        IndexError: as there; the row is that of the batch.
 
     Only those gradients are made that something requires: with a frozen projection nothing of its
     size. On the CPU, rows that are ignored are left out of the products (not with
@@ -234,8 +238,9 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
     and forward mode work; they take the eager formulas, a chunk at a time. ``torch.compile`` and
     ``torch.export`` see one operator.
 
-    The chunks are those of any fused linear cross-entropy; the gradient's form is that of
-    :class:`FusedLabelSmoothingLoss`.
+    Formula and sources are those of :class:`FusedLabelSmoothingLoss`, with the logits
+    :math:`x = W h + b`; that gradients can be made chunk by chunk in forward is known from Liger,
+    Hsu et al. 2024, arXiv:2410.10989.
     """
 
     Declaration = LinearOptions

@@ -121,7 +121,7 @@ class _Formula:
 
 def _formula(inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> _Formula:
     rows, features = inputs.hidden.shape
-    step = rows_of_chunk(rows, features, inputs.hidden.device, options.chunk_rows)
+    step = rows_of_chunk(rows, features, dtype, inputs.hidden.device, options.chunk_rows)
     return _Formula(options, dtype, step)
 
 

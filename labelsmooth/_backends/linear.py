@@ -62,15 +62,20 @@ class LinearOutputs(NamedTuple):
 # ---- sizes and dtypes ----------------------------------------------------------------------------
 
 
-def rows_of_chunk(rows: int, features: int, device: torch.device, asked: int | None) -> int:
-    """R, by shapes alone: a chunk reads the whole weight and its gradient, which R rows pay for.
+def rows_of_chunk(
+    rows: int, features: int, dtype: torch.dtype, device: torch.device, asked: int | None
+) -> int:
+    """R, by shapes and dtype alone: a chunk reads the whole weight and its gradient, which R rows
+    pay for.
 
     About D, so that the slab is no larger than the weight once D reaches the least R that keeps
     products fast; then equal chunks.
     """
     if asked is not None:
         return min(asked, max(rows, 1))
-    least, most, multiple = (512, 1024, 8) if device.type == "cpu" else (1024, 4096, 128)
+    least, most, multiple = 1024, 4096, 128
+    if device.type == "cpu":
+        least, most, multiple = 2048 // product_dtype(dtype, device).itemsize, 1024, 8
     chunks = -(-rows // min(max(features, least), most)) or 1
     return -(-rows // (chunks * multiple)) * multiple or multiple
 
@@ -138,7 +143,7 @@ class _Call:
         self.denominator = eager.denominator(whole, options)
         self.accumulate_dtype = accumulate_dtype(logits)
         rows, features = hidden.shape
-        self.step = rows_of_chunk(rows, features, self.device, options.chunk_rows)
+        self.step = rows_of_chunk(rows, features, dtype, self.device, options.chunk_rows)
         self.counted = self._counted()
         self.chunks = list(self._chunks())
         self._slab = hidden.new_empty(0)
@@ -405,7 +410,8 @@ def _fake_forward(
     of_sums = accumulate_dtype(hidden.new_empty(0, dtype=dtype))
     grads = list(_fake_backward(hidden, hidden, inputs, options, dtype, needed))
     if needed[1]:
-        chunk = rows_of_chunk(rows, hidden.shape[1], hidden.device, options.chunk_rows)
+        _, features = hidden.shape
+        chunk = rows_of_chunk(rows, features, dtype, hidden.device, options.chunk_rows)
         grads[1] = grads[1].to(dtype_of_sums(linear_weight.dtype, rows > chunk))
     scaled = any(needed) and product_dtype(dtype, hidden.device) == torch.float16
     return LinearOutputs(

@@ -94,18 +94,19 @@ def test_statistics_and_ignored_rows_take_a_few_numbers_a_row() -> None:
 
 
 def test_chunks_depend_on_shapes_alone() -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    cpu, gpu, f32, bf16 = *map(torch.device, ("cpu", "cuda")), torch.float32, torch.bfloat16
+    bounds = [(cpu, f32, 512, 1024), (gpu, f32, 1024, 4096), (gpu, bf16, 1024, 4096)]
     for rows in (1, 7, 512, 513, 5000, 16384, 10**6):
         for features in (64, 512, 1000, 4096, 8192):
-            for device, least, most in ((cpu, 512, 1024), (gpu, 1024, 4096)):
-                step = rows_of_chunk(rows, features, device, None)
+            for device, dtype, least, most in bounds:
+                step = rows_of_chunk(rows, features, dtype, device, None)
                 bound = min(max(features, least), most)
                 assert 1 <= step < bound + 128  # rounded up to whole tiles
                 chunks = -(-rows // step)
                 assert chunks == -(-rows // bound)  # as few as that bound allows, equal
-    assert rows_of_chunk(100, 64, cpu, 7) == 7
-    assert rows_of_chunk(100, 64, cpu, 1000) == 100
-    assert rows_of_chunk(0, 64, cpu, None) >= 1
+    assert rows_of_chunk(100, 64, f32, cpu, 7) == 7
+    assert rows_of_chunk(100, 64, f32, cpu, 1000) == 100
+    assert rows_of_chunk(0, 64, f32, cpu, None) >= 1
 
 
 PEAK = """
