@@ -206,9 +206,6 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         num_classes: C.
         bias: whether the projection has one. Default: False.
         device, dtype: of the projection, ``linear``, which is a :class:`torch.nn.Linear`.
-        weight, prior, ignore_index, reduction, label_smoothing, smooth_over, objective,
-            lse_square_scale, logit_scale, softcap, return_stats, backend: as in
-            :class:`FusedLabelSmoothingLoss`.
         chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 (16 bits:
             1024) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less memory and more
             time.
@@ -216,6 +213,9 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
             row, with the projection done once more: nothing of the weight's size is kept between
             forward and backward. Default: False, in forward. ``reduction="none"`` and
             ``torch.compile`` always recompute.
+
+    All arguments of :class:`FusedLabelSmoothingLoss` but ``inplace`` and ``from_log_probs`` are
+    taken too, with the same meaning and defaults.
 
     Shape:
         hidden (D,), (N, D) or (..., D) in float16, bfloat16, float32 or float64; target (), (N,) or
