@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.contestants import SMOOTHING, Contestant, cross_entropy
 from labelsmooth import label_smoothing_loss, linear_label_smoothing_loss
-from labelsmooth._backends.linear import rows_of_chunk
+from labelsmooth._backends.linear.sizes import rows_of_chunk
 
 Loss = Callable[[Tensor, Tensor, Tensor], Any]
 

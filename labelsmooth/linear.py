@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._autograd import linear
-from ._backends.linear import logits_like
+from ._backends.linear.sizes import logits_like
 from ._call.checks import (
     check_call,
     check_dtypes,

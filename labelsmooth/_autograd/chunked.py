@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .._backends import eager
-from .._backends.linear import logits_like, rows_of_chunk
+from .._backends.linear.sizes import logits_like, rows_of_chunk
 from .._call.problem import (
     Inputs,
     LinearInputs,

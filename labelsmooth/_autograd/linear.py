@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .._backends import linear
 from .._backends.choose import choose_backend
-from .._backends.linear import Gradients
+from .._backends.linear import operators
+from .._backends.linear.sums import Gradients, finish
 from .._call.checks import has_values
 from .._call.problem import LinearInputs, LinearOptions
 from . import chunked
@@ -26,7 +26,7 @@ def apply(
     if in_transform() or any(t is not None and t.requires_grad for t in others):
         return chunked.loss(inputs, options, dtype)
     if not has_values(inputs.hidden):  # an operator, which has a gradient of its own
-        outputs = linear.forward(inputs, options, dtype, [False] * 3)
+        outputs = operators.forward(inputs, options, dtype, [False] * 3)
         return outputs.loss, outputs.row_stats, outputs.predicted
     with_grad = torch.is_grad_enabled()
     needed = [with_grad and t is not None and t.requires_grad for t in inputs[:3]]
@@ -45,7 +45,7 @@ class _Linear(Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         *tensors, ctx.options, ctx.dtype, needed = arguments
         inputs = LinearInputs(*tensors)
-        outputs = linear.forward(inputs, ctx.options, ctx.dtype, needed)
+        outputs = operators.forward(inputs, ctx.options, ctx.dtype, needed)
         loss, row_stats, predicted, *made = outputs
         ctx.one_step = any(needed)
         ctx.mark_non_differentiable(row_stats, predicted)
@@ -70,9 +70,9 @@ class _Linear(Function):
             backend = choose_backend(ctx.options.backend, inputs.hidden.device)
             made = Gradients(grad_hidden, grad_weight, grad_bias)
             keep = is_needed_again(grad_loss)
-            grads = linear.finish(made, scale, inputs, keep=keep, backend=backend)
+            grads = finish(made, scale, inputs, keep=keep, backend=backend)
         else:
-            grads = linear.backward(grad_loss, row_stats, inputs, ctx.options, ctx.dtype, needed)
+            grads = operators.backward(grad_loss, row_stats, inputs, ctx.options, ctx.dtype, needed)
         return (*_those(grads, needed), *(None,) * 7)
 
 
@@ -99,9 +99,9 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
     arguments: list[Any] = list(ctx.arguments)
     for place, tensor in zip(ctx.places, saved, strict=True):
         arguments[place] = tensor
-    inputs, options, dtype = linear.parsed(*arguments)[:3]
+    inputs, options, dtype = operators.parsed(*arguments)[:3]
     wanted = list(ctx.needs_input_grad[:3])
-    grads = linear.backward(grad_loss, row_stats, inputs, options, dtype, wanted)
+    grads = operators.backward(grad_loss, row_stats, inputs, options, dtype, wanted)
     return (*_those(grads, wanted), *none[3:])
 
 

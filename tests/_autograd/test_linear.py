@@ -22,7 +22,7 @@ from labelsmooth import (
     label_smoothing_loss,
     linear_label_smoothing_loss,
 )
-from labelsmooth._backends import linear
+from labelsmooth._backends.linear import loop
 from labelsmooth._call.problem import LinearInputs, LinearOptions
 
 pytestmark = [  # by torch's forward mode
@@ -118,7 +118,7 @@ def test_only_the_products_that_are_needed(
     target = torch.randint(classes, (rows,))
     inputs = LinearInputs(hidden.detach(), weight.detach(), None, target, None, None, None)
     with Made() as made:
-        linear._forward(inputs, LinearOptions(chunk_rows=20), dtype, [*needed, False])
+        loop.forward(inputs, LinearOptions(chunk_rows=20), dtype, [*needed, False])
     assert made.products() == products
     sizes = [shape for _, shapes in made.calls for shape in shapes]
     assert ((classes, features) in [s for n, ss in made.calls if n != "t" for s in ss]) == needed[1]

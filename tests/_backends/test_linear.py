@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from labelsmooth._backends import linear
-from labelsmooth._backends.linear import product_dtype
+from labelsmooth._backends.linear import loop, operators, sizes
+from labelsmooth._backends.linear.sizes import product_dtype
+from labelsmooth._backends.linear.sums import Gradients, finish
 from labelsmooth._call.problem import LinearInputs, LinearOptions, Outputs
 
 N, D, C = 6, 5, 11
@@ -33,7 +34,7 @@ def arguments(
     dtype: torch.dtype, options: LinearOptions, needed: list[bool], *, bias: bool = True
 ) -> tuple[Any, ...]:
     given, target = projection(N, D, C, bias=bias, dtype=dtype), targets(N, C)
-    values = [getattr(options, name) for name in linear.KEYWORDS]
+    values = [getattr(options, name) for name in operators.KEYWORDS]
     return (*given, target, None, None, None, *values, dtype, needed)
 
 
@@ -63,7 +64,9 @@ def test_opcheck_of_the_gradient(traced: bool, reduction: str) -> None:
     operator = torch.ops.labelsmooth.linear_forward.default
     if traced:
         operator = torch.ops.labelsmooth.linear_forward.traced
-        given[7 + linear.KEYWORDS.index("label_smoothing")] = torch.tensor(0.1, dtype=torch.float64)
+        given[7 + operators.KEYWORDS.index("label_smoothing")] = torch.tensor(
+            0.1, dtype=torch.float64
+        )
     opcheck(operator, tuple(given), test_utils=ALL)
 
 
@@ -111,7 +114,7 @@ class FakeKernel:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """Tensors that claim to be on a GPU. Whatever would wait for it (item, nonzero, a copy to the
     CPU) raises, as does a shape that depends on values."""
-    monkeypatch.setattr(linear, "choose_backend", lambda name, device: FakeKernel())
+    monkeypatch.setattr(loop, "choose_backend", lambda name, device: FakeKernel())
     torch.use_deterministic_algorithms(False)  # which fills memory: another operator
     with FakeTensorMode(), Device() as device:
         yield device
@@ -139,7 +142,7 @@ def test_a_step_on_a_gpu(dtype: torch.dtype, gpu: Device) -> None:
     inputs, options = on_gpu(dtype), LinearOptions(label_smoothing=0.1)
     gpu.names.clear()
     gpu.made.clear()
-    outputs = linear._forward(inputs, options, dtype, [True, True, False])
+    outputs = loop.forward(inputs, options, dtype, [True, True, False])
     products = [name for name in gpu.names if name.startswith(("mm", "addmm"))]
     half = dtype.itemsize == 2
     adding = "addmm.dtype_out" if half else "addmm_.default"
@@ -147,9 +150,9 @@ def test_a_step_on_a_gpu(dtype: torch.dtype, gpu: Device) -> None:
     large = [(shape, of) for shape, of in gpu.made if len(shape) == 2 and min(shape) > 2]
     slab, sums = ((4096, CLASSES), dtype), ((CLASSES, FEATURES), torch.float32)
     assert large == [((ROWS, FEATURES), dtype), sums, slab]  # both chunks in one slab
-    made = linear.Gradients(*outputs[3:6])
+    made = Gradients(*outputs[3:6])
     scale = torch.ones((), device="cuda")
-    grads = linear.finish(made, scale, inputs, keep=False, backend=FakeKernel())
+    grads = finish(made, scale, inputs, keep=False, backend=FakeKernel())
     assert grads.linear_weight.dtype == dtype
 
 
@@ -159,8 +162,8 @@ def test_backward_on_a_gpu_waits_for_nothing(
     dtype: torch.dtype, reduction: str, gpu: Device
 ) -> None:
     inputs, options = on_gpu(dtype), LinearOptions(reduction=reduction)  # type: ignore[arg-type]
-    outputs = linear._forward(inputs, options, dtype, [False] * 3)
-    made = linear._backward(
+    outputs = loop.forward(inputs, options, dtype, [False] * 3)
+    made = loop.backward(
         torch.empty_like(outputs.loss),
         outputs.row_stats,
         inputs,
@@ -186,7 +189,7 @@ def test_either_kind_of_cpu(
     fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With fast products of 16 bits and without: what this machine does not have is right too."""
-    monkeypatch.setattr(linear, "_multiplies_fast", lambda dtype: fast)
+    monkeypatch.setattr(sizes, "_multiplies_fast", lambda dtype: fast)
     given, target = projection(N, D, C, bias=True, dtype=dtype), targets(N, C)
     for options in ({}, {"recompute": True}, {"reduction": "none"}):
         ours = run(given, target, chunk_rows=4, **options)

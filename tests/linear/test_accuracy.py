@@ -11,7 +11,7 @@ from checks import REDUCTIONS, ROUNDING
 from linear_checks import Projection, error, projection, run, targets, truth
 from torch import Tensor
 
-from labelsmooth._backends import linear
+from labelsmooth._backends.linear import sizes
 
 N, D, C = 128, 64, 1000
 HALF = [torch.bfloat16, torch.float16]
@@ -91,7 +91,7 @@ def test_float16_neither_underflows_nor_overflows(
 ) -> None:
     """a/C of 128k classes is 7.8e-7, subnormal in float16, and p of the same order; with products
     in float16, as a GPU has them. The mean's 1/N comes with the loss scaler's factor."""
-    monkeypatch.setattr(linear, "product_dtype", lambda dtype, device: dtype)
+    monkeypatch.setattr(sizes, "product_dtype", lambda dtype, device: dtype)
     classes, rows = 131_072, 4
     given, target = projection(rows, 4, classes, dtype=torch.float16), torch.tensor([0, 1, 2, 3])
     options: dict[str, Any] = {"label_smoothing": 0.1}

@@ -13,7 +13,7 @@ from linear_checks import IGNORED
 from torch import Tensor
 
 from labelsmooth import linear_label_smoothing_loss
-from labelsmooth._backends.linear import product_dtype, rows_of_chunk
+from labelsmooth._backends.linear.sizes import product_dtype, rows_of_chunk
 
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
 

@@ -17,7 +17,7 @@ from linear_checks import error, projection, run, targets, truth
 from reference import reference
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
-from labelsmooth._backends import linear
+from labelsmooth._backends.linear import sizes
 from labelsmooth._backends.triton import kernels, ops
 from labelsmooth._backends.triton.plan import Gpu, Tile
 from labelsmooth._backends.triton.rows import accumulated
@@ -163,7 +163,7 @@ def test_fused_projection(
     reduction: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its loop, with a GPU's dtypes."""
-    monkeypatch.setattr(linear, "product_dtype", lambda dtype, device: dtype)
+    monkeypatch.setattr(sizes, "product_dtype", lambda dtype, device: dtype)
     given, target = projection(10, 4, 37, bias=True, dtype=dtype), targets(10, 37)
     options: dict[str, Any] = {"reduction": reduction, "label_smoothing": 0.1}
     expected = truth(given, target, **options)

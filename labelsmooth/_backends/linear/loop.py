@@ -1,0 +1,207 @@
+"""The projection and the loss in one: rows in chunks through one slab of logits, (R, C).
+
+Of each chunk's hidden states h, with the linear weight W and bias b:
+
+    X = h W^T + b         into the slab
+    G = mass p - coef     the backend's kernel, in the place of X: the gradient of the rows' losses,
+                          divided by the loss's denominator in float32, then rounded to the slab
+    grad_hidden  = G W
+    grad_weight += G^T h
+    grad_bias   += sum of the rows of G
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._call.checks import check_targets
+from ..._call.problem import (
+    Inputs,
+    LinearInputs,
+    LinearOptions,
+    Options,
+    accumulate_dtype,
+    in_one_dtype,
+)
+from .. import eager
+from ..choose import choose_backend
+from . import sizes
+from .sums import Gradients, Rows, Sums, finish
+
+# What a float16 slab holds is so many times the gradient: a/C = 7.8e-7 of 128k classes would be
+# subnormal. The products undo it.
+FLOAT16_SCALE = 1024.0
+
+
+class LinearOutputs(NamedTuple):
+    """What forward returns.
+
+    loss, row_stats, predicted as in Outputs; the gradients, the weight's and the bias's as sums in
+    whatever dtype they were added up; pending (), what they are still to be multiplied by. What
+    was not asked for is empty.
+    """
+
+    loss: Tensor
+    row_stats: Tensor
+    predicted: Tensor
+    grad_hidden: Tensor
+    grad_linear_weight: Tensor
+    grad_linear_bias: Tensor
+    pending: Tensor
+
+
+def forward(
+    inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
+) -> LinearOutputs:
+    """Loss, statistics and the gradients that are needed; `dtype` is that of the projection."""
+    call = _Call(inputs, options, dtype)
+    sums = call.sums(needed)
+    rows, with_grad = len(inputs.hidden), any(needed)
+    per_row, of_sums = options.reduction == "none", call.accumulate_dtype
+    row_loss = inputs.hidden.new_zeros(rows if per_row else 0, dtype=of_sums)
+    row_stats = inputs.hidden.new_zeros(4 if options.return_stats else 2, rows, dtype=of_sums)
+    predicted = inputs.target.new_zeros(rows if options.return_stats else 0, dtype=torch.int64)
+    chunk_losses = [row_loss.new_zeros(())]
+    divisor, pending = call.denominator, inputs.hidden.new_empty(0)
+    if with_grad and call.in_float16:
+        divisor = call.headroom() / FLOAT16_SCALE
+        pending = eager.divided(call.headroom(), call.denominator)
+    for chunk, hidden, logits in call.chunks():
+        kernel = call.of_kernel(logits, chunk, divisor)
+        outputs = call.backend.forward(*kernel, with_grad=with_grad)
+        row_stats[:, chunk] = outputs.row_stats
+        if options.return_stats:
+            predicted[chunk] = outputs.predicted
+        if per_row:
+            row_loss[chunk] = outputs.loss
+        else:
+            chunk_losses.append(outputs.loss)
+        if with_grad:
+            call.add(sums, chunk, hidden, logits, outputs.grad_logits)
+    loss = row_loss
+    if not per_row:
+        loss = torch.stack(chunk_losses).sum(dtype=torch.float64).to(of_sums)
+        if divisor is not call.denominator and divisor is not None:
+            loss = eager.divided(loss * divisor, call.denominator)
+        elif call.is_empty:  # a mean over no weight at all
+            loss = eager.divided(loss, call.denominator)
+    return LinearOutputs(loss, row_stats, predicted, *sums.gradients(), pending)
+
+
+def backward(
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: LinearInputs,
+    options: LinearOptions,
+    dtype: torch.dtype,
+    needed: list[bool],
+) -> Gradients:
+    """The gradients that are needed, from the statistics that forward left."""
+    call = _Call(inputs, options, dtype)
+    sums = call.sums(needed)
+    per_row = options.reduction == "none"
+    divisor, pending = call.denominator, torch.ones((), device=inputs.hidden.device)
+    if call.in_float16 and grad_loss.numel():
+        smallest = torch.finfo(torch.float32).tiny
+        headroom = call.headroom() * grad_loss.abs().amax().clamp_min(smallest)
+        pending = eager.divided(headroom, call.denominator)
+        grad_loss, divisor = grad_loss / headroom * FLOAT16_SCALE, None
+    for chunk, hidden, logits in call.chunks():
+        kernel = call.of_kernel(logits, chunk, divisor)
+        grad = grad_loss[chunk] if per_row else grad_loss
+        stats = row_stats[:2, chunk].contiguous()
+        grad_logits = call.backend.backward(grad, stats, *kernel, inplace=True)
+        call.add(sums, chunk, hidden, logits, grad_logits)
+    return finish(sums.gradients(), pending, inputs, keep=False, backend=call.backend)
+
+
+class _Call:
+    """What all chunks of a call share."""
+
+    def __init__(self, inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> None:
+        hidden, linear_weight, linear_bias, target, weight, _, normalizer = inputs
+        self._inputs, self._options = inputs, options
+        self.backend = choose_backend(options.backend, hidden.device)
+        dtype = sizes.product_dtype(dtype, hidden.device)
+        self.in_float16 = dtype == torch.float16
+        self._linear_weight = linear_weight
+        if linear_weight.dtype != dtype:
+            shape = tuple(linear_weight.shape)
+            self._linear_weight = sizes.new_empty(shape, dtype, hidden.device).copy_(linear_weight)
+        self._linear_bias = None if linear_bias is None else linear_bias.to(dtype)
+        logits = sizes.logits_like(inputs, dtype)
+        whole = Inputs(logits, target, weight, None, normalizer)
+        check_targets(whole, options)
+        self.denominator = eager.denominator(whole, options)
+        self.accumulate_dtype = accumulate_dtype(logits)
+        rows, features = hidden.shape
+        self._step = sizes.rows_of_chunk(rows, features, dtype, hidden.device, options.chunk_rows)
+        self._counted = self._rows_that_count()
+        self.is_empty = len(hidden if self._counted is None else self._counted) == 0
+
+    def _rows_that_count(self) -> Tensor | None:
+        """Their numbers, unless all do. On a GPU asking would mean to wait; with statistics every
+        row has its own."""
+        target = self._inputs.target
+        if not target.is_cpu or self._options.return_stats or target.is_floating_point():
+            return None
+        counts = target != self._options.ignore_index
+        return None if bool(counts.all()) else counts.nonzero().squeeze(1)
+
+    def chunks(self) -> Iterator[tuple[Rows, Tensor, Tensor]]:
+        """The rows of each, their hidden states, and their logits in the slab that all share."""
+        if self.is_empty:
+            return
+        weight, slab = self._linear_weight, None
+        for rows in self._rows():
+            hidden = self._inputs.hidden[rows].to(weight.dtype)
+            if slab is None:
+                slab = sizes.new_empty((len(hidden), len(weight)), weight.dtype, hidden.device)
+            logits = slab[: len(hidden)]
+            if self._linear_bias is None:
+                torch.mm(hidden, weight.t(), out=logits)
+            else:
+                torch.addmm(self._linear_bias, hidden, weight.t(), out=logits)
+            yield rows, hidden, logits
+
+    def _rows(self) -> Iterator[Rows]:
+        if self._counted is not None:
+            yield from torch.split(self._counted, self._step)
+        else:
+            rows = len(self._inputs.hidden)
+            for start in range(0, rows, self._step):
+                yield slice(start, min(start + self._step, rows))
+
+    def of_kernel(
+        self, logits: Tensor, rows: Rows, divisor: Tensor | None
+    ) -> tuple[Inputs, Options]:
+        """A chunk as the backend takes it; its gradient, over the divisor, goes in the logits'
+        place."""
+        logits, target = in_one_dtype(logits, self._inputs.target[rows])
+        inputs = Inputs(logits, target, self._inputs.weight, self._inputs.prior, divisor)
+        reduction = "sum" if divisor is None else "mean"
+        if self._options.reduction == "none":
+            reduction = "none"
+        return inputs, self._options.of_logits(reduction=reduction, inplace=True)
+
+    def sums(self, needed: list[bool]) -> Sums:
+        alpha = 1 / FLOAT16_SCALE if self.in_float16 else 1.0
+        return Sums(self._inputs, needed, step=self._step, alpha=alpha)
+
+    def add(
+        self, sums: Sums, rows: Rows, hidden: Tensor, logits: Tensor, grad_logits: Tensor
+    ) -> None:
+        """The gradient is where the logits were; but beside wider class probabilities elsewhere."""
+        if grad_logits is not logits:
+            logits.copy_(grad_logits)
+        sums.add(rows, hidden, self._linear_weight, logits)
+
+    def headroom(self) -> Tensor:
+        """About how large an element of a row's gradient may be."""
+        largest = torch.ones((), device=self._inputs.hidden.device)
+        if self._inputs.weight is not None:
+            weight = self._inputs.weight.float()
+            largest = weight.where(weight.isfinite(), 1.0).amax().clamp(1.0, FLOAT16_SCALE)
+        return largest * max(1.0, abs(self._options.logit_scale))

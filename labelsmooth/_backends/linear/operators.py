@@ -1,0 +1,139 @@
+"""The two loops as operators: `linear_forward` makes the loss and, where asked for, the gradients;
+`linear_backward` the gradients alone, from two numbers a row that forward left."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._call.problem import LinearInputs, LinearOptions, accumulate_dtype
+from ..._call.schema import keywords_of, overload_of, schema_of
+from . import loop, sizes
+from .loop import LinearOutputs
+from .sums import Gradients
+
+KEYWORDS = keywords_of(LinearOptions)
+TENSORS = (
+    "Tensor hidden, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, "
+    "Tensor? prior, Tensor? normalizer"
+)
+GRADIENTS = "Tensor grad_hidden, Tensor grad_linear_weight, Tensor grad_linear_bias"
+
+
+def forward(
+    inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
+) -> LinearOutputs:
+    """Loss, statistics and the gradients that are needed; `dtype` is that of the projection."""
+    outputs = _call("linear_forward", inputs, options, dtype=dtype, needed=needed)
+    return LinearOutputs._make(outputs)
+
+
+def backward(
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: LinearInputs,
+    options: LinearOptions,
+    dtype: torch.dtype,
+    needed: list[bool],
+) -> Gradients:
+    """The gradients that are needed, from the statistics that forward left."""
+    tensors = (grad_loss, row_stats, *inputs)
+    return Gradients._make(_call("linear_backward", tensors, options, dtype=dtype, needed=needed))
+
+
+def _call(name: str, tensors: Any, options: LinearOptions, **more: Any) -> Any:
+    operator, values = overload_of(getattr(torch.ops.labelsmooth, name), options, KEYWORDS)
+    return operator(*tensors, **values, **more)
+
+
+# ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
+
+
+def _fake_forward(
+    inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
+) -> LinearOutputs:
+    hidden, linear_weight, *_ = inputs
+    rows, per_row, stats = hidden.shape[0], options.reduction == "none", options.return_stats
+    of_sums = accumulate_dtype(hidden.new_empty(0, dtype=dtype))
+    grads = list(_fake_backward(hidden, hidden, inputs, options, dtype, needed))
+    if needed[1]:
+        _, features = hidden.shape
+        chunk = sizes.rows_of_chunk(rows, features, dtype, hidden.device, options.chunk_rows)
+        grads[1] = grads[1].to(sizes.dtype_of_sums(linear_weight.dtype, rows > chunk))
+    scaled = any(needed) and sizes.product_dtype(dtype, hidden.device) == torch.float16
+    return LinearOutputs(
+        hidden.new_empty(rows if per_row else (), dtype=of_sums),
+        hidden.new_empty((4 if stats else 2, rows), dtype=of_sums),
+        hidden.new_empty(rows if stats else 0, dtype=torch.int64),
+        *(grads[0], grads[1], grads[2].to(of_sums) if needed[2] else grads[2]),
+        hidden.new_empty(() if scaled else 0, dtype=torch.float32 if scaled else hidden.dtype),
+    )
+
+
+def _fake_backward(
+    grad_loss: Tensor,
+    row_stats: Tensor,
+    inputs: LinearInputs,
+    options: LinearOptions,
+    dtype: torch.dtype,
+    needed: list[bool],
+) -> Gradients:
+    return Gradients(
+        *(
+            of.new_empty(of.shape) if of is not None and need else inputs.hidden.new_empty(0)
+            for of, need in zip(inputs[:3], needed, strict=True)
+        )
+    )
+
+
+# ---- registration --------------------------------------------------------------------------------
+
+
+def _define(
+    name: str, first: str, returns: str, run: Callable[..., Any], fake: Callable[..., Any]
+) -> None:
+    """Both overloads: with label_smoothing a number, and a tensor on the CPU."""
+    count = first.count("Tensor")
+
+    def of(function: Callable[..., Any], *arguments: Any) -> Any:
+        before, (inputs, options, *more) = arguments[:count], parsed(*arguments[count:])
+        return tuple(function(*before, inputs, options, *more))
+
+    def real(*arguments: Any) -> Any:
+        device = arguments[count].device.type
+        if not torch.is_autocast_enabled(device):
+            return of(run, *arguments)
+        with torch.autocast(device, enabled=False):  # the dtypes are chosen already
+            return of(run, *arguments)
+
+    for overload in (name, f"{name}.traced"):
+        options = schema_of(LinearOptions, KEYWORDS, traced=overload != name)
+        schema = f"({first}{TENSORS}, {options}, ScalarType dtype, bool[] needed) -> ({returns})"
+        torch.library.define(f"labelsmooth::{overload}", schema)
+        torch.library.impl(f"labelsmooth::{overload}", "CompositeExplicitAutograd", real)
+        torch.library.register_fake(f"labelsmooth::{overload}", partial(of, fake))
+
+
+def parsed(*arguments: Any) -> tuple[LinearInputs, LinearOptions, torch.dtype, list[bool]]:
+    """What follows the operators' first tensors, in the order of their schema."""
+    tensors, values, (dtype, needed) = arguments[:7], arguments[7:-2], arguments[-2:]
+    options = LinearOptions(**dict(zip(KEYWORDS, values, strict=True)))
+    return LinearInputs(*tensors), options, dtype, needed
+
+
+_define(
+    "linear_forward",
+    "",
+    f"Tensor loss, Tensor row_stats, Tensor predicted, {GRADIENTS}, Tensor pending",
+    loop.forward,
+    _fake_forward,
+)
+_define(
+    "linear_backward",
+    "Tensor grad_loss, Tensor row_stats, ",
+    GRADIENTS,
+    loop.backward,
+    _fake_backward,
+)

@@ -1,0 +1,63 @@
+"""Sizes and dtypes of the fused projection."""
+
+import platform
+
+import torch
+from torch import Tensor
+
+from ..._call.problem import LinearInputs
+from .. import native
+
+
+def rows_of_chunk(
+    rows: int, features: int, dtype: torch.dtype, device: torch.device, asked: int | None
+) -> int:
+    """R, by shapes and dtype alone: a chunk reads the whole weight and its gradient, which R rows
+    pay for.
+
+    About D, so that the slab is no larger than the weight once D reaches the least R that keeps
+    products fast; then equal chunks.
+    """
+    if asked is not None:
+        return min(asked, max(rows, 1))
+    least, most, multiple = 1024, 4096, 128
+    if device.type == "cpu":
+        least, most, multiple = 2048 // product_dtype(dtype, device).itemsize, 1024, 8
+    chunks = -(-rows // min(max(features, least), most)) or 1
+    return -(-rows // (chunks * multiple)) * multiple or multiple
+
+
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of the slab and all products: float32 where the CPU has no fast ones of a 16-bit dtype."""
+    if device.type != "cpu" or dtype.itemsize > 2 or _multiplies_fast(dtype):
+        return dtype
+    return torch.float32
+
+
+def dtype_of_sums(dtype: torch.dtype, several: bool) -> torch.dtype:
+    """Of the weight's gradient until it is handed out: several chunks would lose digits if they
+    were rounded each time, and one of float16 its small elements before they are scaled."""
+    if dtype == torch.float16 or (dtype == torch.bfloat16 and several):
+        return torch.float32
+    return dtype
+
+
+def logits_like(inputs: LinearInputs, dtype: torch.dtype) -> Tensor:
+    """The logits by their shape, dtype and device, without memory."""
+    shape = (inputs.hidden.shape[0], inputs.linear_weight.shape[0])
+    return inputs.hidden.new_empty(1, dtype=dtype).expand(shape)
+
+
+def _multiplies_fast(dtype: torch.dtype) -> bool:
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def new_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the CPU large ones in memory that is kept from call to call."""
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return native.new_empty(shape, dtype)
