@@ -19,6 +19,7 @@ from ._call.problem import (
     ModuleArguments,
     Options,
 )
+from ._call.values import described
 from .functional import Result
 
 
@@ -205,7 +206,8 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         in_features: D.
         num_classes: C.
         bias: whether the projection has one. Default: False.
-        device, dtype: of the projection, ``linear``, which is a :class:`torch.nn.Linear`.
+        device, dtype: of the projection, ``linear``, which is a :class:`torch.nn.Linear`. Its
+            parameters are used; its forward, and hooks on it, are not called.
         chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 (16 bits:
             1024) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less memory and more
             time.
@@ -228,7 +230,8 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         TypeError: as :class:`FusedLabelSmoothingLoss`, and where hidden states, weight and bias
             differ in dtype outside of autocast, or the weight is a DTensor: FSDP2's
             ``fully_shard`` goes to this module or one around it, whose hooks then gather the
-            weight, not to ``linear``.
+            weight, not to ``linear``. Or where ``linear`` was replaced by what computes more than
+            its weight says, as adapters do.
         ValueError: as there, and for a weight that is empty, as ZeRO-3 leaves one.
         IndexError: as there; the row is that of the batch.
 
@@ -272,6 +275,11 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         self, hidden: Tensor, target: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Result:
         """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
+        if type(self.linear).forward is not nn.Linear.forward:  # an adapter of LoRA, say
+            raise TypeError(
+                "linear: expected a torch.nn.Linear, whose weight is all there is to it, got "
+                f"{described(self.linear)}, whose forward would not be called"
+            )
         inputs = LinearInputs(
             *(hidden, self.linear.weight, self.linear.bias, target),
             *(self.in_float32("weight"), self.in_float32("prior"), None),

@@ -70,14 +70,16 @@ def run(
     )
     grad_loss = torch.ones_like(loss) if grad_loss is None else grad_loss.to(loss.dtype)
     grads = torch.autograd.grad(loss, leaves.tensors(), grad_loss)
-    return Outcome(loss.detach(), list(grads))
+    return Outcome(loss.detach().cpu(), [grad.cpu() for grad in grads])
 
 
 def truth(
     given: Projection, target: Tensor, *, grad_loss: Tensor | None = None, **options: Any
 ) -> Outcome:
     """By the dense reference of the loss, and the three products written out."""
-    hidden, linear_weight, linear_bias = given.to(torch.float64)
+    hidden, linear_weight, linear_bias = (
+        None if t is None else t.detach().cpu().double() for t in given
+    )
     logits = hidden @ linear_weight.T
     if linear_bias is not None:
         logits = logits + linear_bias

@@ -13,7 +13,11 @@ from checks import check
 from conftest import GPU_BACKENDS
 from torch import Tensor
 
-from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth import (
+    FusedLabelSmoothingLoss,
+    label_smoothing_loss,
+    linear_label_smoothing_loss,
+)
 
 pytestmark = pytest.mark.gpu
 SMOOTHING = 0.1
@@ -194,3 +198,79 @@ def test_compiled_whole(backend: str) -> None:
     expected_loss, expected = step(logits, target, backend=backend)
     torch.testing.assert_close(loss.detach(), expected_loss)
     torch.testing.assert_close(grad, expected)
+
+
+class TestFusedProjection:
+    ROWS, FEATURES, CLASSES = 96, 64, 5000
+
+    def given(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = torch.randn(self.ROWS, self.FEATURES, device="cuda").to(dtype).requires_grad_()
+        weight = torch.randn(self.CLASSES, self.FEATURES, device="cuda").div_(8).to(dtype)
+        target = torch.randint(self.CLASSES, (self.ROWS,), device="cuda")
+        target[::5] = -100
+        return hidden, weight.requires_grad_(), target
+
+    def step(self, given: tuple[Tensor, Tensor, Tensor], **options: Any) -> list[Tensor]:
+        hidden, weight, target = given
+        loss = linear_label_smoothing_loss(
+            hidden, weight, target, label_smoothing=SMOOTHING, chunk_rows=32, **options
+        )
+        return [loss.detach(), *torch.autograd.grad(loss.sum(), (hidden, weight))]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    def test_values(self, reduction: str, dtype: torch.dtype, backend: str) -> None:
+        """Of the CPU, which the rest of the suite holds against the truth."""
+        given = self.given(dtype)
+        there = self.step(given, reduction=reduction, backend=backend)
+        on_cpu = [t.detach().cpu().requires_grad_(t.requires_grad) for t in given]
+        here = self.step((on_cpu[0], on_cpu[1], on_cpu[2]), reduction=reduction, backend="eager")
+        for ours, expected in zip(there, here, strict=True):
+            off = (ours.cpu().double() - expected.double()).norm() / expected.double().norm()
+            assert off < 4 * torch.finfo(dtype).eps
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_nothing_waits_for_the_gpu(
+        self, reduction: str, dtype: torch.dtype, backend: str
+    ) -> None:
+        given = self.given(dtype)
+        self.step(given, reduction=reduction, backend=backend)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self.step(given, reduction=reduction, backend=backend)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_captured_in_a_graph(self, dtype: torch.dtype, backend: str) -> None:
+        given = self.given(dtype)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.step(given, backend=backend)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            made = self.step(given, backend=backend)
+        for _ in range(2):
+            with torch.no_grad():
+                given[0].normal_()
+                given[2].random_(self.CLASSES)
+            graph.replay()
+            assert all(map(torch.equal, made, self.step(given, backend=backend)))
+
+    def test_memory(self, backend: str) -> None:
+        """The slab, the float32 sums, the gradients; no logits of all rows."""
+        rows, features, classes, step = 4096, 256, 32768, 1024
+        hidden = torch.randn(rows, features, device="cuda").bfloat16().requires_grad_()
+        weight = torch.randn(classes, features, device="cuda").bfloat16().requires_grad_()
+        target = torch.randint(classes, (rows,), device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        linear_label_smoothing_loss(
+            hidden, weight, target, chunk_rows=step, backend=backend
+        ).backward()
+        slab, sums, grads = 2 * step * classes, 4 * classes * features, 2 * rows * features
+        extra = torch.cuda.max_memory_allocated() - before
+        assert extra < 1.1 * (slab + sums + grads) + (64 << 20)  # cuBLAS's workspace

@@ -148,6 +148,25 @@ def test_tied_to_an_embedding() -> None:
     assert len(list(nn.ModuleList([embedding, module]).parameters())) == 1
 
 
+def test_an_adapter_is_refused_and_a_parametrization_followed() -> None:
+    """TRL #4612: what LoRA adds to a head was silently left out of the loss."""
+
+    class Adapter(nn.Linear):
+        def forward(self, hidden: Tensor) -> Tensor:
+            return super().forward(hidden) + 1
+
+    hidden, target = problem()
+    module = FusedLinearLabelSmoothingLoss(D, C)
+    module.linear = Adapter(D, C)
+    with pytest.raises(TypeError, match=r"linear: expected a torch.nn.Linear, .*Adapter"):
+        module(hidden, target)
+    module.linear = nn.utils.parametrizations.weight_norm(nn.Linear(D, C))
+    expected = F.cross_entropy(module.linear(hidden), target)
+    torch.testing.assert_close(module(hidden, target), expected)
+    module(hidden, target).backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_accumulation_with_a_normalizer(dtype: torch.dtype) -> None:
     """Steps of unlike numbers of targets are one large batch."""
