@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from linear_checks import targets
+from modules.test_module import OPTIONS as COMMON
+from modules.test_module import PRIOR, WEIGHT, C
 from torch import Tensor, nn
 
 from labelsmooth import (
@@ -19,24 +21,8 @@ from labelsmooth import (
     linear_label_smoothing_loss,
 )
 
-N, D, C = 12, 3, 5
-WEIGHT = torch.tensor([1.0, 2.0, 0.5, 0.0, 1.0])
-PRIOR = torch.tensor([0.5, 0.125, 0.125, 0.25, 0.0])
-OPTIONS: dict[str, Any] = {
-    "weight": WEIGHT,
-    "prior": PRIOR,
-    "ignore_index": 3,
-    "reduction": "sum",
-    "label_smoothing": 0.2,
-    "smooth_over": "others",
-    "objective": "kl_div",
-    "lse_square_scale": 0.001,
-    "logit_scale": 0.5,
-    "softcap": 4.0,
-    "backend": "eager",
-    "chunk_rows": 5,
-    "recompute": True,
-}
+N, D = 12, 3
+OPTIONS = COMMON | {"chunk_rows": 5, "recompute": True}
 
 
 def problem() -> tuple[Tensor, Tensor]:
