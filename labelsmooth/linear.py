@@ -43,10 +43,11 @@ def linear_label_smoothing_loss(
     """Label-smoothed cross-entropy of ``hidden @ linear_weight.T + linear_bias``, whose logits
     never exist whole.
 
-    A drop-in for :func:`torch.nn.functional.linear_cross_entropy`. The arguments are those of
-    :class:`labelsmooth.FusedLinearLabelSmoothingLoss`, which describes them. Here ``logit_scale``
-    may also be a tensor of one element, which gets its gradient; the hidden states (and the bias)
-    are then multiplied by it before all else.
+    A drop-in for :func:`torch.nn.functional.linear_cross_entropy`, whose ``input`` is ``hidden``
+    here; ``ignore_index`` is a number, and chunks are not an option but the rule. The arguments are
+    those of :class:`labelsmooth.FusedLinearLabelSmoothingLoss`, which describes them. Here
+    ``logit_scale`` may also be a tensor of one element, which gets its gradient; the hidden states
+    (and the bias) are then multiplied by it before all else.
 
     Shape:
         hidden (D,), (N, D) or (..., D); linear_weight (C, D); linear_bias (C,); target (), (N,) or
@@ -60,25 +61,30 @@ def linear_label_smoothing_loss(
         check_names(linear_label_smoothing_loss, hidden, linear_weight, target, **keywords)
         raise
     check_prior(prior, options)
-    if scale is not None:
-        check_tensor("hidden", hidden)
-        check_logit_scale(scale, hidden)
-        hidden = scaled(hidden, scale)
-        linear_bias = None if linear_bias is None else scaled(linear_bias, scale)
     tensors = LinearInputs(hidden, linear_weight, linear_bias, target, weight, prior, None)
-    return loss(tensors, normalizer, options)
+    return loss(tensors, normalizer, options, scale)
 
 
-def loss(given: LinearInputs, normalizer: Tensor | float | None, options: LinearOptions) -> Result:
-    """`linear_label_smoothing_loss` of tensors as they were given, its options made."""
+def loss(
+    given: LinearInputs,
+    normalizer: Tensor | float | None,
+    options: LinearOptions,
+    scale: Tensor | None = None,
+) -> Result:
+    """`linear_label_smoothing_loss` of tensors as they were given, its options made; hidden states
+    and bias are multiplied by the scale before."""
     hidden, linear_weight, linear_bias, target, weight, prior, _ = given
     check_linear(hidden, linear_weight, linear_bias)
     dtype = _projection_dtype(given)
     check_tensor("target", target)
     shape = hidden.shape[:-1]
     _check_rows(target, shape, linear_weight.shape[0])
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    target = target.reshape(-1, *target.shape[len(shape) :])
+    if scale is not None:
+        check_logit_scale(scale, hidden)
+        hidden = scaled(hidden, scale)
+        linear_bias = None if linear_bias is None else scaled(linear_bias, scale)
+    rows = hidden.flatten(0, -2) if hidden.dim() > 1 else hidden.unsqueeze(0)
+    target = target.reshape(rows.shape[:1] + target.shape[len(shape) :])
     inputs = LinearInputs(rows, linear_weight, linear_bias, target, weight, prior, None)
     logits = logits_like(inputs, dtype)
     check_call(logits, target, weight, prior, normalizer, options)

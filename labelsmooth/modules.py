@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from . import functional, linear
 from ._buffers import Float32Buffers
@@ -75,6 +76,16 @@ class _LossModule(Float32Buffers):
             if vector is not None:
                 shown.append(f"{name}=({vector.numel()},)")
         return ", ".join(shown)
+
+
+def _is_its_weight(linear: nn.Module) -> bool:
+    """Not an adapter of LoRA, nor a layer whose weight is made by a hook before each call, as
+    torch.nn.utils.spectral_norm does. (Parametrizations make it when it is looked at.)"""
+    return (
+        type(linear).forward is nn.Linear.forward
+        and "forward" not in linear.__dict__
+        and ("weight" in linear._parameters or is_parametrized(linear, "weight"))
+    )
 
 
 def _option(name: str) -> property:
@@ -275,10 +286,10 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         self, hidden: Tensor, target: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Result:
         """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
-        if type(self.linear).forward is not nn.Linear.forward:  # an adapter of LoRA, say
+        if not _is_its_weight(self.linear):
             raise TypeError(
                 "linear: expected a torch.nn.Linear, whose weight is all there is to it, got "
-                f"{described(self.linear)}, whose forward would not be called"
+                f"{described(self.linear)}, whose forward or hooks would not be called"
             )
         inputs = LinearInputs(
             *(hidden, self.linear.weight, self.linear.bias, target),

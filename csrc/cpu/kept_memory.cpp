@@ -28,7 +28,7 @@ Block* take_block(size_t bytes) {
   for (auto& place : kept) {
     Block* block = place.exchange(nullptr);
     if (!block) continue;
-    if (block->bytes >= bytes && block->bytes / 2 <= bytes) return block;
+    if (block->bytes >= bytes && block->bytes / 4 * 3 <= bytes) return block;
     Block* nothing = nullptr;
     if (!place.compare_exchange_strong(nothing, block)) release(block);
   }

@@ -6,7 +6,7 @@ taken of that function when they are asked for, a chunk at a time, so that no mo
 logits exist at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.autograd import Function
 
 from .._backends import eager
 from .._backends.linear.sizes import logits_like, rows_of_chunk
+from .._call.checks import check_targets
 from .._call.problem import (
     Inputs,
     LinearInputs,
@@ -35,11 +36,12 @@ def loss(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, row_stats and predicted; the loss has every derivative, in every input."""
-    formula, tensors = _formula(inputs, options, dtype), inputs[:6]
+    tensors = inputs[:6]
     if torch.compiler.is_compiling():  # takes derivatives of the graph: the formula, in one piece
-        parts = [formula.forward(*tensors)]
+        parts = [_Formula(options, dtype, step=1).forward(*tensors)]
         result = parts[0].loss
     else:
+        formula = _formula(inputs, options, dtype)
         result = _RowLosses.apply(*tensors, formula)
         with torch.no_grad():
             chunks = formula.parts(tensors, inputs.hidden.shape[0]) if options.return_stats else ()
@@ -139,11 +141,17 @@ def _placed(values: Any, places: Any) -> list[Any]:
     return [next(given) if place else None for place in places]
 
 
-def _joined(parts: Any, of_rows: tuple[bool, ...]) -> tuple[Tensor, ...]:
-    """Of all chunks: rows one after the other, what has none of them added up."""
+def _joined(parts: Iterable[Any], of_rows: tuple[bool, ...]) -> tuple[Tensor, ...]:
+    """Of all chunks, as they come: rows one after the other, what has none of them added up."""
+    joined: list[Any] = [[] if of_row else None for of_row in of_rows]
+    for part in parts:
+        for place, (piece, of_row) in enumerate(zip(part, of_rows, strict=True)):
+            if of_row:
+                joined[place].append(piece)
+            else:
+                joined[place] = piece if joined[place] is None else joined[place] + piece
     return tuple(
-        torch.cat(pieces) if of_row else sum(pieces[1:], start=pieces[0])
-        for pieces, of_row in zip(zip(*parts, strict=True), of_rows, strict=True)
+        torch.cat(made) if of_row else made for made, of_row in zip(joined, of_rows, strict=True)
     )
 
 
@@ -158,6 +166,9 @@ class _RowLosses(Function):
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
         *tensors, formula = arguments
+        inputs = LinearInputs._make((*tensors, None))
+        logits = logits_like(inputs, formula.dtype)
+        check_targets(Inputs(logits, inputs.target, None, None, None), formula.options)
         return torch.cat(
             [formula.losses(*part) for part in formula.parts(tensors, tensors[0].shape[0])]
         )
@@ -191,7 +202,7 @@ class _RowGradients(Function):
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         *tensors, formula = arguments
         parts = formula.parts(tensors, tensors[0].shape[0], (True, *OF_ROWS))
-        return _in_own_dtypes([formula.gradient(*part) for part in parts], tensors, formula)
+        return _in_own_dtypes((formula.gradient(*part) for part in parts), tensors, formula)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -209,7 +220,7 @@ class _RowGradients(Function):
             formula.parts(given, rows, of_rows),
             strict=True,
         )
-        found = [_chosen(vjp(formula.gradient, p, needed, tuple(g)), needed) for p, g in parts]
+        found = (_chosen(vjp(formula.gradient, p, needed, tuple(g)), needed) for p, g in parts)
         made = _joined(found, _chosen((True, *OF_ROWS), needed))
         return (*_placed(made, needed), None)
 
@@ -218,11 +229,11 @@ class _RowGradients(Function):
         tensors, formula = ctx.saved_tensors, ctx.formula
         both = (tensors, tangents[:7])
         parts = (formula.parts(of, tensors[0].shape[0], (True, *OF_ROWS)) for of in both)
-        moved = [jvp(formula.gradient, *part) for part in zip(*parts, strict=True)]
+        moved = (jvp(formula.gradient, *part) for part in zip(*parts, strict=True))
         return _in_own_dtypes(moved, tensors, formula)
 
 
-def _in_own_dtypes(parts: list[Any], tensors: Any, formula: _Formula) -> tuple[Tensor, ...]:
+def _in_own_dtypes(parts: Iterable[Any], tensors: Any, formula: _Formula) -> tuple[Tensor, ...]:
     """All chunks' gradients, in the dtypes of what they are gradients of."""
     made = _joined(parts, _chosen(OF_ROWS, formula.wanted))
     of = _chosen(tensors[1:], formula.wanted)

@@ -16,12 +16,16 @@ from . import chunked
 from .loss import is_needed_again
 from .operator import in_transform
 
+TENSORS = len(LinearInputs._fields)
+
 
 def apply(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, row_stats and predicted, as a node of autograd's graph where there is one; `dtype` is
     that of the projection."""
+    if not torch.compiler.is_compiling():  # there the operator does, when it runs
+        choose_backend(options.backend, inputs.hidden.device)
     others = inputs[3:]
     if in_transform() or any(t is not None and t.requires_grad for t in others):
         return chunked.loss(inputs, options, dtype)
@@ -58,13 +62,13 @@ class _Linear(Function):
         ctx: Any, grad_loss: Tensor | None, *_: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         if grad_loss is None:
-            return (None,) * 10
+            return (None,) * (TENSORS + 3)
         *tensors, row_stats, grad_hidden, grad_weight, grad_bias, pending = ctx.saved_tensors
         inputs = LinearInputs(*tensors)
         needed: list[bool] = list(ctx.needs_input_grad[:3])
         if torch.is_grad_enabled():
             found = chunked.gradients(grad_loss, inputs, ctx.options, ctx.dtype, needed)
-            return (*found, *(None,) * 7)
+            return (*found, *(None,) * TENSORS)
         if ctx.one_step:
             scale = grad_loss * pending if pending.numel() else grad_loss
             backend = choose_backend(ctx.options.backend, inputs.hidden.device)
@@ -73,7 +77,7 @@ class _Linear(Function):
             grads = finish(made, scale, inputs, keep=keep, backend=backend)
         else:
             grads = operators.backward(grad_loss, row_stats, inputs, ctx.options, ctx.dtype, needed)
-        return (*_those(grads, needed), *(None,) * 7)
+        return (*_those(grads, needed), *(None,) * TENSORS)
 
 
 def _those(grads: Gradients, needed: list[bool]) -> list[Tensor | None]:

@@ -221,7 +221,9 @@ def _loss(rows: _Rows, inputs: Inputs, classes: Classes, options: Options) -> Te
     if options.objective == "kl_div":
         loss = loss + negative_entropy(rows, inputs, classes, options)
     if rows.ignored is not None and rows.invalid is not None:
-        loss = loss.masked_fill(rows.ignored, 0.0).masked_fill(rows.invalid, math.nan)
+        # A product, so that NaN reaches the derivatives too.
+        factor = torch.ones_like(loss).masked_fill(rows.invalid, math.nan)
+        loss = loss.masked_fill(rows.ignored, 0.0) * factor
     loss = loss.squeeze(1)
     if options.reduction == "none":
         return loss

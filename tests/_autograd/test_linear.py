@@ -197,6 +197,20 @@ def test_who_writes_between_forward_and_backward(given: Projection, target: Tens
         loss.backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batched_incoming_gradients(dtype: torch.dtype, target: Tensor, backend: str) -> None:
+    given = projection(N, D, C, bias=True, dtype=dtype).leaves()
+    loss = loss_of(given, target, backend=backend)
+    cotangents = torch.tensor([1.0, 2.0, -0.5], dtype=loss.dtype)
+    grads = torch.autograd.grad(
+        loss, given.tensors(), cotangents, is_grads_batched=True, retain_graph=True
+    )
+    once = torch.autograd.grad(loss, given.tensors())
+    for batch, single in zip(grads, once, strict=True):
+        for row, cotangent in zip(batch, cotangents, strict=True):
+            torch.testing.assert_close(row, (single * cotangent).to(dtype), rtol=1e-2, atol=1e-3)
+
+
 # ---- derivatives of derivatives ------------------------------------------------------------------
 
 
@@ -353,6 +367,28 @@ class TestCompiled:
         grads = [torch.autograd.grad(r[0], given[:2]) for r in results]
         assert [g.dtype for g in grads[1]] == [torch.float32] * 2
         torch.testing.assert_close(*grads, rtol=1e-2, atol=1e-4)  # forward rounds elsewhere
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_formulas_of_16_bits(self, dtype: torch.dtype) -> None:
+        given, target = projection(N, D, C, dtype=dtype).leaves(), targets(N, C)
+        of_classes = torch.ones(C, requires_grad=True)
+
+        def function(hidden: Tensor, weight: Tensor) -> Any:
+            return linear_label_smoothing_loss(hidden, weight, target, weight=of_classes)
+
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        leaves = (*given[:2], of_classes)
+        results = [torch.autograd.grad(f(*given[:2]), leaves) for f in (function, compiled)]
+        torch.testing.assert_close(*results, rtol=2e-2, atol=1e-3)
+
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    def test_traced_by_torch_jit(self) -> None:
+        given, target = projection(N, D, C).leaves(), targets(N, C)
+        arguments = (given.hidden.detach(), given.linear_weight.detach(), target)
+        traced = torch.jit.trace(linear_label_smoothing_loss, arguments, check_trace=False)
+        torch.testing.assert_close(traced(*arguments), linear_label_smoothing_loss(*arguments))
 
     def test_torch_func_inside_a_graph(self) -> None:
         given, target = projection(N, D, C).leaves(), targets(N, C)

@@ -91,7 +91,7 @@ def test_float16_neither_underflows_nor_overflows(
 ) -> None:
     """a/C of 128k classes is 7.8e-7, subnormal in float16, and p of the same order; with products
     in float16, as a GPU has them. The mean's 1/N comes with the loss scaler's factor."""
-    monkeypatch.setattr(sizes, "product_dtype", lambda dtype, device: dtype)
+    on_a_gpu(monkeypatch)
     classes, rows = 131_072, 4
     given, target = projection(rows, 4, classes, dtype=torch.float16), torch.tensor([0, 1, 2, 3])
     options: dict[str, Any] = {"label_smoothing": 0.1}
@@ -114,11 +114,77 @@ def test_float16_neither_underflows_nor_overflows(
     assert error(grad[small], true[small]) < 4 * ROUNDING[torch.float16]
 
 
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in float16, as a GPU has them."""
+    monkeypatch.setattr(sizes, "product_dtype", lambda dtype, device: dtype)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_float16_is_not_divided_by_the_rows_before_it_is_scaled(
+    recompute: bool, backend: str
+) -> None:
+    """Gradients of the mean are 1/N of those of a row: subnormal, until the loss scaler's factor
+    comes with the incoming gradient."""
+    rows = 8192
+    given = projection(rows, 16, 64, dtype=torch.float16)
+    given = given._replace(linear_weight=given.linear_weight / 16)  # small, as initialised layers
+    target, factor = torch.randint(64, (rows,)), torch.tensor(65536.0)
+    ours = run(given, target, grad_loss=factor, recompute=recompute, backend=backend)
+    expected = truth(given, target, grad_loss=factor)
+    for grad, true in zip(ours.grads, expected.grads, strict=True):
+        assert error(grad, true) < 2 * ROUNDING[torch.float16]
+
+
+@pytest.mark.parametrize(
+    "options", [{"lse_square_scale": 1.0}, {"logit_scale": 300.0}, {"weight_scale": 900.0}], ids=str
+)
+def test_float16_has_room_for_large_gradients(
+    options: dict[str, Any], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_gpu(monkeypatch)
+    given = projection(12, 4, 50, dtype=torch.float16)
+    options = dict(options)
+    if scale := options.pop("weight_scale", None):
+        options["weight"] = torch.full((50,), scale)
+    if "logit_scale" in options:
+        given = given._replace(hidden=given.hidden / 100)
+    target, factor = torch.randint(50, (12,)), torch.tensor(1 / 1024)
+    options |= {"reduction": "sum", "chunk_rows": 5}
+    ours = run(given, target, grad_loss=factor, backend=backend, **options)
+    options.pop("chunk_rows")
+    expected = truth(given, target, grad_loss=factor, **options)
+    for grad, true in zip(ours.grads, expected.grads, strict=True):
+        assert error(grad, true) < 8 * ROUNDING[torch.float16]
+
+
+def test_float16_sums_of_many_rows_of_one_class(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_gpu(monkeypatch)
+    given = projection(2048, 4, 9, dtype=torch.float16)
+    given = given._replace(hidden=given.hidden.abs())
+    target = torch.zeros(2048, dtype=torch.int64)
+    ours = run(given, target, chunk_rows=1024, backend=backend)
+    for grad, true in zip(ours.grads, truth(given, target).grads, strict=True):
+        assert error(grad, true) < 4 * ROUNDING[torch.float16]
+
+
+def test_float16_products_of_a_large_weight(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hidden states in float32 under autocast, after a layer norm, say."""
+    on_a_gpu(monkeypatch)
+    given, target = projection(9, 8, 9, dtype=torch.float32), torch.randint(9, (9,))
+    given = given._replace(linear_weight=100 * given.linear_weight, hidden=given.hidden / 10)
+    with torch.autocast("cpu", dtype=torch.float16):
+        ours = run(given, target, reduction="sum", backend=backend)
+    for grad, true in zip(ours.grads, truth(given, target, reduction="sum").grads, strict=True):
+        assert error(grad, true) < 16 * ROUNDING[torch.float16]
+
+
 def test_a_large_common_offset_costs_no_digits(backend: str) -> None:
-    given, target = projection(6, D, 50, bias=True, dtype=torch.float32), torch.randint(50, (6,))
-    raised = given._replace(linear_bias=torch.full((50,), 1e4))
-    given = given._replace(linear_bias=torch.zeros(50))
-    logits = given.hidden @ given.linear_weight.T + 1e4
-    expected = F.cross_entropy(logits.double(), target)
-    ours = run(raised, target, backend=backend).loss
-    torch.testing.assert_close(ours.double(), expected, rtol=1e-3, atol=0)
+    """Logits that float32 holds exactly, with an offset of 1e4: the loss has all its digits."""
+    weight = torch.randint(-1000, 1000, (50, 6)) / 512
+    given = Projection(torch.eye(6), weight, torch.full((50,), 1e4))
+    target = torch.randint(50, (6,))
+    expected = F.cross_entropy(weight.T.double(), target)
+    ours = run(given, target, backend=backend).loss
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=0)

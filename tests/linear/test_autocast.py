@@ -48,6 +48,22 @@ def test_dtypes_and_values(
         assert error(our, true) <= error(their, true) + ROUNDING[to]
 
 
+def test_second_derivatives_are_of_the_same_projection() -> None:
+    """The formulas project in autocast's dtype too."""
+    given, target = projection(N, D, C, dtype=torch.float32).leaves(), targets(N, C)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_label_smoothing_loss(*given[:2], target, chunk_rows=16)
+        formula = torch.func.vmap(lambda h: linear_label_smoothing_loss(h, given[1], target))(
+            given.hidden[None]
+        )
+    torch.testing.assert_close(loss, formula[0], rtol=2e-3, atol=0)
+    exact = linear_label_smoothing_loss(*given[:2], target)
+    assert (formula[0] - loss).abs() < (formula[0] - exact).abs()  # whose logits are not rounded
+    grads = torch.autograd.grad(loss, given[:2], create_graph=True)
+    assert [grad.dtype for grad in grads] == [torch.float32] * 2
+    torch.autograd.grad(grads[0].sum(), given[1])
+
+
 def test_float64_is_left_alone() -> None:
     given, target = projection(N, D, C), targets(N, C)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -20,41 +20,44 @@ def call(**changes: Any) -> Any:
     return linear_label_smoothing_loss(**arguments | changes)
 
 
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"hidden": torch.randn(())}, ValueError, r"hidden: expected shape .*\(\.\.\., D\), got"),
+    ({"hidden": [1.0]}, TypeError, "hidden: expected a tensor, got list"),
+    ({"hidden": torch.zeros(N, D, dtype=torch.int64)}, TypeError, "hidden: .*got torch.int64"),
+    ({"hidden": torch.randn(N, D + 1)}, ValueError, r"linear_weight: expected shape \(C, 4\)"),
+    ({"linear_weight": torch.randn(C)}, ValueError, r"\(C, 3\) .*got \(5,\)"),
+    ({"linear_weight": torch.randn(C, 2, D)}, ValueError, r"got \(5, 2, 3\)"),
+    ({"linear_weight": torch.randn(0, D)}, ValueError, "at least one class"),
+    ({"linear_weight": torch.randn(0)}, ValueError, "ZeRO-3 .*GatheredParameters"),
+    ({"linear_weight": None}, TypeError, "linear_weight: expected a tensor, got None"),
+    ({"linear_weight": WEIGHT.double()}, TypeError, "expected torch.float32, the dtype of hi"),
+    ({"linear_weight": WEIGHT.to("meta")}, ValueError, "linear_weight: expected device cpu"),
+    ({"linear_bias": torch.randn(C + 1)}, ValueError, r"linear_bias: expected shape \(5,\)"),
+    ({"linear_bias": torch.randn(C).half()}, TypeError, "linear_bias: expected torch.float32"),
+    ({"target": torch.zeros(N + 1).long()}, ValueError, r"target: expected .*\(4,\).*\(5,\)"),
+    ({"target": torch.rand(N, C + 1)}, ValueError, r"probabilities of shape \(4, 5\)"),
+    ({"target": torch.zeros(N)}, TypeError, "expected an integer dtype for class indices"),
+    ({"target": torch.zeros(N, dtype=torch.bool)}, TypeError, "target: .*got torch.bool"),
+    ({"weight": torch.ones(C + 1)}, ValueError, r"weight: expected shape \(5,\), got \(6,\)"),
+    ({"prior": torch.ones(C)}, ValueError, "prior: expected non-negative numbers that sum"),
+    ({"reduction": "max"}, ValueError, "reduction: expected one of"),
+    ({"label_smoothing": 1.5}, ValueError, r"label_smoothing: expected a number in \[0, 1\]"),
+    ({"normalizer": 2.0, "reduction": "sum"}, ValueError, "normalizer: expected reduction"),
+    ({"chunk_rows": 0}, ValueError, "chunk_rows: expected a positive number or None, got 0"),
+    ({"chunk_rows": 2.5}, TypeError, r"chunk_rows: expected an integer, got 2\.5"),
+    ({"recompute": 1}, TypeError, "recompute: expected True or False, got 1"),
+    ({"inplace": True}, TypeError, r"linear_label_smoothing_loss\(\) .*'inplace'"),
+    ({"from_log_probs": True}, TypeError, r"linear_label_smoothing_loss\(\) .*'from_log_p"),
+    ({"softcap": torch.tensor(1.0, requires_grad=True)}, TypeError, "requires grad"),
+    ({"logit_scale": torch.ones(2)}, ValueError, "logit_scale: expected a number or a tensor"),
+    ({"backend": "cuda"}, RuntimeError, "backend='cuda'"),
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
-    [
-        ({"hidden": torch.randn(())}, ValueError, r"hidden: expected shape .*\(\.\.\., D\), got"),
-        ({"hidden": [1.0]}, TypeError, "hidden: expected a tensor, got list"),
-        ({"hidden": torch.zeros(N, D, dtype=torch.int64)}, TypeError, "hidden: .*got torch.int64"),
-        ({"hidden": torch.randn(N, D + 1)}, ValueError, r"linear_weight: expected shape \(C, 4\)"),
-        ({"linear_weight": torch.randn(C)}, ValueError, r"\(C, 3\) .*got \(5,\)"),
-        ({"linear_weight": torch.randn(C, 2, D)}, ValueError, r"got \(5, 2, 3\)"),
-        ({"linear_weight": torch.randn(0, D)}, ValueError, "at least one class"),
-        ({"linear_weight": torch.randn(0)}, ValueError, "ZeRO-3 .*GatheredParameters"),
-        ({"linear_weight": None}, TypeError, "linear_weight: expected a tensor, got None"),
-        ({"linear_weight": WEIGHT.double()}, TypeError, "expected torch.float32, the dtype of hi"),
-        ({"linear_weight": WEIGHT.to("meta")}, ValueError, "linear_weight: expected device cpu"),
-        ({"linear_bias": torch.randn(C + 1)}, ValueError, r"linear_bias: expected shape \(5,\)"),
-        ({"linear_bias": torch.randn(C).half()}, TypeError, "linear_bias: expected torch.float32"),
-        ({"target": torch.zeros(N + 1).long()}, ValueError, r"target: expected .*\(4,\).*\(5,\)"),
-        ({"target": torch.rand(N, C + 1)}, ValueError, r"probabilities of shape \(4, 5\)"),
-        ({"target": torch.zeros(N)}, TypeError, "expected an integer dtype for class indices"),
-        ({"target": torch.zeros(N, dtype=torch.bool)}, TypeError, "target: .*got torch.bool"),
-        ({"weight": torch.ones(C + 1)}, ValueError, r"weight: expected shape \(5,\), got \(6,\)"),
-        ({"prior": torch.ones(C)}, ValueError, "prior: expected non-negative numbers that sum"),
-        ({"reduction": "max"}, ValueError, "reduction: expected one of"),
-        ({"label_smoothing": 1.5}, ValueError, r"label_smoothing: expected a number in \[0, 1\]"),
-        ({"normalizer": 2.0, "reduction": "sum"}, ValueError, "normalizer: expected reduction"),
-        ({"chunk_rows": 0}, ValueError, "chunk_rows: expected a positive number or None, got 0"),
-        ({"chunk_rows": 2.5}, TypeError, r"chunk_rows: expected an integer, got 2\.5"),
-        ({"recompute": 1}, TypeError, "recompute: expected True or False, got 1"),
-        ({"inplace": True}, TypeError, r"linear_label_smoothing_loss\(\) .*'inplace'"),
-        ({"from_log_probs": True}, TypeError, r"linear_label_smoothing_loss\(\) .*'from_log_p"),
-        ({"softcap": torch.tensor(1.0, requires_grad=True)}, TypeError, "requires grad"),
-        ({"logit_scale": torch.ones(2)}, ValueError, "logit_scale: expected a number or a tensor"),
-        ({"backend": "cuda"}, RuntimeError, "backend='cuda'"),
-    ],
-    ids=str,
+    WRONG,
+    ids=[f"{number} {next(iter(changes))}" for number, (changes, *_) in enumerate(WRONG)],
 )
 def test_said(changes: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
@@ -68,6 +71,28 @@ def test_a_target_that_is_no_class(chunk_rows: int | None, backend: str) -> None
     target[2] = C
     with pytest.raises(IndexError, match="target of row 2 is 5: expected a class in"):
         call(target=target, chunk_rows=chunk_rows, backend=backend)
+
+
+def test_a_target_that_is_no_class_under_a_transform(backend: str) -> None:
+    """An error where it can be seen, NaN in its row where not: never a gradient of 0."""
+    target = TARGET.clone()
+    target[2] = C
+
+    def loss(hidden: Tensor, target: Tensor) -> Any:
+        return call(hidden=hidden, target=target, backend=backend)
+
+    with pytest.raises(IndexError, match="target of row 2 is 5"):
+        torch.func.grad(loss)(HIDDEN, target)
+    with pytest.raises(IndexError, match="target of row 2 is 5"):
+        call(target=target, weight=torch.ones(C, requires_grad=True), backend=backend)
+    batched = torch.vmap(torch.func.grad(loss))(HIDDEN[None], target[None])[0]
+    assert batched[2].isnan().all()
+    assert batched[[0, 1, 3]].isfinite().all()
+
+
+def test_a_backend_that_is_not_there_under_a_transform() -> None:
+    with pytest.raises(RuntimeError, match="backend='cuda'"):
+        torch.func.grad(lambda hidden: call(hidden=hidden, backend="cuda"))(HIDDEN)
 
 
 def test_one_row_without_a_batch_axis() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from functional.test_memory import large_allocations as allocations
 from linear_checks import IGNORED
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from labelsmooth import linear_label_smoothing_loss
+from labelsmooth._backends.linear import sums
 from labelsmooth._backends.linear.sizes import product_dtype, rows_of_chunk
 
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
@@ -35,13 +38,21 @@ def leaves(rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("options", [{}, {"recompute": True}, {"reduction": "none"}], ids=str)
-def test_a_step(options: dict[str, Any], dtype: torch.dtype, rows: int) -> None:
+def test_a_step(
+    options: dict[str, Any], dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever N is, nothing grows with it but the gradient of the hidden states."""
+    monkeypatch.setattr(sums, "BLOCK", 1 << 12)  # much smaller than all that must not be made
     hidden, weight, target = leaves(rows, dtype)
+    bias = torch.zeros(C, dtype=dtype, requires_grad=True)
 
     def step() -> None:
         loss = linear_label_smoothing_loss(
-            hidden, weight, target, label_smoothing=0.1, chunk_rows=R, **options
+            *(hidden, weight, target),
+            linear_bias=bias,
+            label_smoothing=0.1,
+            chunk_rows=R,
+            **options,
         )
         loss.sum().backward()
 
@@ -55,7 +66,9 @@ def test_a_step(options: dict[str, Any], dtype: torch.dtype, rows: int) -> None:
         expected.append(C * D * 4)  # the sums
         if of_products != dtype:  # no fast products: the weight widened
             expected += [C * D * 4] * (2 if options else 1)
-    small = 4 * max(R * D, D * 4096, C)  # a chunk's hidden states, a block's product
+    small = 1 << 16  # the bias, a chunk's hidden states, blocks
+    if dtype == torch.bfloat16:  # oneDNN copies a weight to its own layout for each product
+        small += C * D * 2
     assert [size for size in made if size > small] == sorted(e for e in expected if e > small)
     assert rows * C * dtype.itemsize not in made
 
@@ -90,7 +103,43 @@ def test_statistics_and_ignored_rows_take_a_few_numbers_a_row() -> None:
             result: Any = linear_label_smoothing_loss(hidden, weight, target, chunk_rows=R, **more)
             (result[0] if more else result).backward()
 
-    assert max(large(step, 256)) == R * C * 4
+    made = large(step, 256)
+    assert made.count(R * C * 4) == made.count(C * D * 4) == 2  # of the outputs no zeros
+    assert max(made) == R * C * 4
+
+
+def peak(function: Any) -> int:
+    """Of the bytes that torch's allocator holds, above those before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        function()
+    events = recorded.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    return max(accumulate(changes, initial=0))
+
+
+def second_derivatives(hidden: Tensor, weight: Tensor, target: Tensor) -> None:
+    loss = linear_label_smoothing_loss(hidden, weight, target, chunk_rows=R)
+    torch.autograd.grad(loss, (hidden, weight), create_graph=True)
+
+
+def class_weights(hidden: Tensor, weight: Tensor, target: Tensor) -> None:
+    of_classes = torch.ones(C, requires_grad=True)
+    linear_label_smoothing_loss(hidden, weight, target, weight=of_classes, chunk_rows=R).backward()
+
+
+def transformed(hidden: Tensor, weight: Tensor, target: Tensor) -> None:
+    def loss(hidden: Tensor, weight: Tensor) -> Any:
+        return linear_label_smoothing_loss(hidden, weight, target, chunk_rows=R)
+
+    torch.func.grad(loss, (0, 1))(hidden.detach(), weight.detach())
+
+
+@pytest.mark.parametrize("step", [second_derivatives, class_weights, transformed])
+def test_formulas_take_a_chunk_at_a_time(step: Any) -> None:
+    """Whatever their number, but for the rows' own gradient."""
+    few, many = (peak(lambda rows=rows: step(*leaves(rows, torch.float32))) for rows in (256, 1024))
+    assert many - few < 10 * (1024 - 256) * (D + 8) * 4  # an eighth of a row of logits
+    assert few < 12 * R * C * 4
 
 
 def test_chunks_depend_on_shapes_alone() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from checks import REDUCTIONS
 from linear_checks import IGNORED, Projection, assert_exact, projection, run, targets, truth
 
 from labelsmooth import linear_label_smoothing_loss
+from labelsmooth._backends.linear import loop, sizes
 
 D, C = 5, 11
 
@@ -19,13 +22,15 @@ def test_leading_axes(lead: tuple[int, ...], soft: bool, reduction: str, backend
     given = projection(torch.Size(lead).numel(), D, C, bias=True)
     rows = given.hidden.shape[0]
     target = torch.rand(rows, C).softmax(1) if soft else torch.randint(C, (rows,))
-    options = {"reduction": reduction, "label_smoothing": 0.1, "backend": backend}
-    flat = run(given, target, **options)
+    options: dict[str, Any] = {"reduction": reduction, "label_smoothing": 0.1}
+    flat = run(given, target, backend=backend, **options)
     shaped = given._replace(hidden=given.hidden.reshape(*lead, D))
-    ours = run(shaped, target.reshape(lead + target.shape[1:]), **options)
+    ours = run(shaped, target.reshape(lead + target.shape[1:]), backend=backend, **options)
     assert ours.loss.shape == (lead if reduction == "none" else ())
     assert ours.grads[0].shape == (*lead, D)
     torch.testing.assert_close(ours.loss.reshape(flat.loss.shape), flat.loss)
+    for grad, expected in zip(ours.grads, truth(given, target, **options).grads, strict=True):
+        torch.testing.assert_close(grad.reshape(expected.shape), expected)
 
 
 def test_integer_targets_of_any_width(backend: str) -> None:
@@ -52,9 +57,21 @@ def test_strides(chunk_rows: int | None, backend: str) -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_no_rows_that_count(reduction: str, recompute: bool, backend: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_no_rows_that_count(
+    on_a_gpu: bool,
+    dtype: torch.dtype,
+    reduction: str,
+    recompute: bool,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As F.cross_entropy has it: the mean of nothing is NaN, its gradients are 0."""
-    given, target = projection(6, D, C, bias=True), torch.full((6,), IGNORED)
+    if on_a_gpu:  # its products, and no row left out
+        monkeypatch.setattr(sizes, "product_dtype", lambda dtype, device: dtype)
+        monkeypatch.setattr(loop._Call, "_rows_that_count", lambda call: None)
+    given, target = projection(6, D, C, bias=True, dtype=dtype), torch.full((6,), IGNORED)
     ours = run(
         given,
         target,
@@ -82,6 +99,12 @@ def test_no_rows_at_all(reduction: str, backend: str) -> None:
         assert leaf.grad is not None
         assert leaf.grad.shape == leaf.shape
         assert (leaf.grad == 0).all()
+
+
+def test_no_features(backend: str) -> None:
+    """All logits are the bias."""
+    given, target = projection(4, 0, C, bias=True), torch.randint(C, (4,))
+    assert_exact(run(given, target, backend=backend), truth(given, target))
 
 
 def test_one_class(backend: str) -> None:

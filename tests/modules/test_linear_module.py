@@ -146,6 +146,9 @@ def test_an_adapter_is_refused_and_a_parametrization_followed() -> None:
     module.linear = Adapter(D, C)
     with pytest.raises(TypeError, match=r"linear: expected a torch.nn.Linear, .*Adapter"):
         module(hidden, target)
+    module.linear = nn.utils.spectral_norm(nn.Linear(D, C))  # by a hook before its forward
+    with pytest.raises(TypeError, match="whose forward or hooks would not be called"):
+        module(hidden, target)
     module.linear = nn.utils.parametrizations.weight_norm(nn.Linear(D, C))
     expected = F.cross_entropy(module.linear(hidden), target)
     torch.testing.assert_close(module(hidden, target), expected)

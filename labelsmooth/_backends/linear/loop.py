@@ -33,6 +33,7 @@ from .sums import Gradients, Rows, Sums, finish
 # What a float16 slab holds is so many times the gradient: a/C = 7.8e-7 of 128k classes would be
 # subnormal. The products undo it.
 FLOAT16_SCALE = 1024.0
+LARGE_LSE = 128.0  # beyond which it may still be 64 times as large
 
 
 class LinearOutputs(NamedTuple):
@@ -52,24 +53,30 @@ class LinearOutputs(NamedTuple):
     pending: Tensor
 
 
+class _Scale(NamedTuple):
+    """How a gradient gets its factors: the kernel divides G by `divisor`, the products multiply it
+    by `alpha`, and `pending` is what is left for the end."""
+
+    divisor: Tensor | None
+    pending: Tensor | None = None
+    alpha: float = 1.0
+
+
 def forward(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
 ) -> LinearOutputs:
     """Loss, statistics and the gradients that are needed; `dtype` is that of the projection."""
     call = _Call(inputs, options, dtype)
-    sums = call.sums(needed)
     rows, with_grad = len(inputs.hidden), any(needed)
+    scale = call.scale() if with_grad else _Scale(call.denominator)
+    sums = call.sums(needed, scale)
     per_row, of_sums = options.reduction == "none", call.accumulate_dtype
     row_loss = inputs.hidden.new_zeros(rows if per_row else 0, dtype=of_sums)
     row_stats = inputs.hidden.new_zeros(4 if options.return_stats else 2, rows, dtype=of_sums)
     predicted = inputs.target.new_zeros(rows if options.return_stats else 0, dtype=torch.int64)
     chunk_losses = [row_loss.new_zeros(())]
-    divisor, pending = call.denominator, inputs.hidden.new_empty(0)
-    if with_grad and call.in_float16:
-        divisor = call.headroom() / FLOAT16_SCALE
-        pending = eager.divided(call.headroom(), call.denominator)
     for chunk, hidden, logits in call.chunks():
-        kernel = call.of_kernel(logits, chunk, divisor)
+        kernel = call.of_kernel(logits, chunk, scale.divisor)
         outputs = call.backend.forward(*kernel, with_grad=with_grad)
         row_stats[:, chunk] = outputs.row_stats
         if options.return_stats:
@@ -82,11 +89,13 @@ def forward(
             call.add(sums, chunk, hidden, logits, outputs.grad_logits)
     loss = row_loss
     if not per_row:
-        loss = torch.stack(chunk_losses).sum(dtype=torch.float64).to(of_sums)
-        if divisor is not call.denominator and divisor is not None:
-            loss = eager.divided(loss * divisor, call.denominator)
-        elif call.is_empty:  # a mean over no weight at all
+        loss = torch.stack(chunk_losses).sum()
+        if call.is_empty:
             loss = eager.divided(loss, call.denominator)
+        elif scale.pending is not None:
+            loss = loss if scale.divisor is None else loss * scale.divisor
+            loss = eager.divided(loss, call.denominator)
+    pending = inputs.hidden.new_empty(0) if scale.pending is None else scale.pending
     return LinearOutputs(loss, row_stats, predicted, *sums.gradients(), pending)
 
 
@@ -100,20 +109,19 @@ def backward(
 ) -> Gradients:
     """The gradients that are needed, from the statistics that forward left."""
     call = _Call(inputs, options, dtype)
-    sums = call.sums(needed)
+    scale = call.scale(grad_loss)
+    sums = call.sums(needed, scale)
     per_row = options.reduction == "none"
-    divisor, pending = call.denominator, torch.ones((), device=inputs.hidden.device)
-    if call.in_float16 and grad_loss.numel():
-        smallest = torch.finfo(torch.float32).tiny
-        headroom = call.headroom() * grad_loss.abs().amax().clamp_min(smallest)
-        pending = eager.divided(headroom, call.denominator)
-        grad_loss, divisor = grad_loss / headroom * FLOAT16_SCALE, None
+    if per_row and scale.divisor is not None:
+        grad_loss = grad_loss / scale.divisor
     for chunk, hidden, logits in call.chunks():
-        kernel = call.of_kernel(logits, chunk, divisor)
+        kernel = call.of_kernel(logits, chunk, scale.divisor)
         grad = grad_loss[chunk] if per_row else grad_loss
         stats = row_stats[:2, chunk].contiguous()
         grad_logits = call.backend.backward(grad, stats, *kernel, inplace=True)
         call.add(sums, chunk, hidden, logits, grad_logits)
+    one = torch.ones((), device=inputs.hidden.device)
+    pending = one if scale.pending is None else scale.pending
     return finish(sums.gradients(), pending, inputs, keep=False, backend=call.backend)
 
 
@@ -124,8 +132,7 @@ class _Call:
         hidden, linear_weight, linear_bias, target, weight, _, normalizer = inputs
         self._inputs, self._options = inputs, options
         self.backend = choose_backend(options.backend, hidden.device)
-        dtype = sizes.product_dtype(dtype, hidden.device)
-        self.in_float16 = dtype == torch.float16
+        self._dtype = dtype = sizes.product_dtype(dtype, hidden.device)
         self._linear_weight = linear_weight
         if linear_weight.dtype != dtype:
             shape = tuple(linear_weight.shape)
@@ -133,7 +140,7 @@ class _Call:
         self._linear_bias = None if linear_bias is None else linear_bias.to(dtype)
         logits = sizes.logits_like(inputs, dtype)
         whole = Inputs(logits, target, weight, None, normalizer)
-        check_targets(whole, options)
+        check_targets(whole, options)  # of a graph, too
         self.denominator = eager.denominator(whole, options)
         self.accumulate_dtype = accumulate_dtype(logits)
         rows, features = hidden.shape
@@ -186,9 +193,8 @@ class _Call:
             reduction = "none"
         return inputs, self._options.of_logits(reduction=reduction, inplace=True)
 
-    def sums(self, needed: list[bool]) -> Sums:
-        alpha = 1 / FLOAT16_SCALE if self.in_float16 else 1.0
-        return Sums(self._inputs, needed, step=self._step, alpha=alpha)
+    def sums(self, needed: list[bool], scale: _Scale) -> Sums:
+        return Sums(self._inputs, needed, step=self._step, alpha=scale.alpha)
 
     def add(
         self, sums: Sums, rows: Rows, hidden: Tensor, logits: Tensor, grad_logits: Tensor
@@ -198,10 +204,36 @@ class _Call:
             logits.copy_(grad_logits)
         sums.add(rows, hidden, self._linear_weight, logits)
 
-    def headroom(self) -> Tensor:
+    def scale(self, grad_loss: Tensor | None = None) -> _Scale:
+        """By the denominator in the kernel; but float16 could not hold a gradient that is divided
+        by it before it is multiplied by the loss scaler's factor. And where the slab is float16, by
+        what keeps its elements below overflow and above subnormal numbers."""
+        hidden, linear_weight, *_ = self._inputs
+        if torch.float16 not in (hidden.dtype, linear_weight.dtype, self._dtype):
+            return _Scale(self.denominator)
+        headroom = torch.ones((), device=hidden.device)
+        divisor, alpha = None, 1.0
+        if self._dtype == torch.float16:
+            headroom = self._headroom()
+            if grad_loss is not None and grad_loss.numel():
+                smallest = torch.finfo(torch.float32).tiny
+                headroom = headroom * grad_loss.abs().amax().clamp_min(smallest)
+            divisor, alpha = headroom / FLOAT16_SCALE, 1 / FLOAT16_SCALE
+        return _Scale(divisor, eager.divided(headroom, self._denominator_of_gradients()), alpha)
+
+    def _denominator_of_gradients(self) -> Tensor | None:
+        """Where no row counts it is NaN, but the gradients are 0."""
+        target = self._inputs.target
+        if self.denominator is None or target.is_floating_point():
+            return self.denominator
+        counts = (target != self._options.ignore_index).any()
+        return self.denominator.where(counts, 1.0)
+
+    def _headroom(self) -> Tensor:
         """About how large an element of a row's gradient may be."""
         largest = torch.ones((), device=self._inputs.hidden.device)
         if self._inputs.weight is not None:
             weight = self._inputs.weight.float()
             largest = weight.where(weight.isfinite(), 1.0).amax().clamp(1.0, FLOAT16_SCALE)
+        largest = largest + 2 * abs(self._options.lse_square_scale) * LARGE_LSE
         return largest * max(1.0, abs(self._options.logit_scale))

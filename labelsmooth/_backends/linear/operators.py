@@ -19,6 +19,7 @@ TENSORS = (
     "Tensor hidden, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, "
     "Tensor? prior, Tensor? normalizer"
 )
+MORE = "ScalarType dtype, bool need_hidden, bool need_linear_weight, bool need_linear_bias"
 GRADIENTS = "Tensor grad_hidden, Tensor grad_linear_weight, Tensor grad_linear_bias"
 
 
@@ -26,8 +27,7 @@ def forward(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
 ) -> LinearOutputs:
     """Loss, statistics and the gradients that are needed; `dtype` is that of the projection."""
-    outputs = _call("linear_forward", inputs, options, dtype=dtype, needed=needed)
-    return LinearOutputs._make(outputs)
+    return LinearOutputs._make(_call("linear_forward", inputs, options, dtype, needed))
 
 
 def backward(
@@ -40,12 +40,14 @@ def backward(
 ) -> Gradients:
     """The gradients that are needed, from the statistics that forward left."""
     tensors = (grad_loss, row_stats, *inputs)
-    return Gradients._make(_call("linear_backward", tensors, options, dtype=dtype, needed=needed))
+    return Gradients._make(_call("linear_backward", tensors, options, dtype, needed))
 
 
-def _call(name: str, tensors: Any, options: LinearOptions, **more: Any) -> Any:
+def _call(
+    name: str, tensors: Any, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
+) -> Any:
     operator, values = overload_of(getattr(torch.ops.labelsmooth, name), options, KEYWORDS)
-    return operator(*tensors, **values, **more)
+    return operator(*tensors, *values.values(), dtype, *needed)
 
 
 # ---- fake versions: shapes, for torch.compile and the meta device --------------------------------
@@ -62,13 +64,16 @@ def _fake_forward(
         _, features = hidden.shape
         chunk = sizes.rows_of_chunk(rows, features, dtype, hidden.device, options.chunk_rows)
         grads[1] = grads[1].to(sizes.dtype_of_sums(linear_weight.dtype, rows > chunk))
-    scaled = any(needed) and sizes.product_dtype(dtype, hidden.device) == torch.float16
+    of = (hidden.dtype, linear_weight.dtype, sizes.product_dtype(dtype, hidden.device))
+    pending = hidden.new_empty(0)
+    if any(needed) and torch.float16 in of:
+        pending = hidden.new_empty((), dtype=torch.float32)
     return LinearOutputs(
         hidden.new_empty(rows if per_row else (), dtype=of_sums),
         hidden.new_empty((4 if stats else 2, rows), dtype=of_sums),
         hidden.new_empty(rows if stats else 0, dtype=torch.int64),
         *(grads[0], grads[1], grads[2].to(of_sums) if needed[2] else grads[2]),
-        hidden.new_empty(() if scaled else 0, dtype=torch.float32 if scaled else hidden.dtype),
+        pending,
     )
 
 
@@ -110,7 +115,7 @@ def _define(
 
     for overload in (name, f"{name}.traced"):
         options = schema_of(LinearOptions, KEYWORDS, traced=overload != name)
-        schema = f"({first}{TENSORS}, {options}, ScalarType dtype, bool[] needed) -> ({returns})"
+        schema = f"({first}{TENSORS}, {options}, {MORE}) -> ({returns})"
         torch.library.define(f"labelsmooth::{overload}", schema)
         torch.library.impl(f"labelsmooth::{overload}", "CompositeExplicitAutograd", real)
         torch.library.register_fake(f"labelsmooth::{overload}", partial(of, fake))
@@ -118,7 +123,8 @@ def _define(
 
 def parsed(*arguments: Any) -> tuple[LinearInputs, LinearOptions, torch.dtype, list[bool]]:
     """What follows the operators' first tensors, in the order of their schema."""
-    tensors, values, (dtype, needed) = arguments[:7], arguments[7:-2], arguments[-2:]
+    count = len(LinearInputs._fields)
+    tensors, values, (dtype, *needed) = arguments[:count], arguments[count:-4], arguments[-4:]
     options = LinearOptions(**dict(zip(KEYWORDS, values, strict=True)))
     return LinearInputs(*tensors), options, dtype, needed
 

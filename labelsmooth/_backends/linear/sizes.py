@@ -9,6 +9,17 @@ from ..._call.problem import LinearInputs
 from .. import native
 
 
+def _multiplies_bfloat16_fast() -> bool:
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not torch._C._has_mkldnn:
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+FAST_BFLOAT16 = _multiplies_bfloat16_fast()
+
+
 def rows_of_chunk(
     rows: int, features: int, dtype: torch.dtype, device: torch.device, asked: int | None
 ) -> int:
@@ -29,7 +40,7 @@ def rows_of_chunk(
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Of the slab and all products: float32 where the CPU has no fast ones of a 16-bit dtype."""
-    if device.type != "cpu" or dtype.itemsize > 2 or _multiplies_fast(dtype):
+    if device.type != "cpu" or dtype.itemsize > 2 or (dtype == torch.bfloat16 and FAST_BFLOAT16):
         return dtype
     return torch.float32
 
@@ -46,14 +57,6 @@ def logits_like(inputs: LinearInputs, dtype: torch.dtype) -> Tensor:
     """The logits by their shape, dtype and device, without memory."""
     shape = (inputs.hidden.shape[0], inputs.linear_weight.shape[0])
     return inputs.hidden.new_empty(1, dtype=dtype).expand(shape)
-
-
-def _multiplies_fast(dtype: torch.dtype) -> bool:
-    if dtype == torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    if platform.machine() in ("x86_64", "AMD64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def new_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

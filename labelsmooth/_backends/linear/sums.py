@@ -48,8 +48,9 @@ class Sums:
         if self._needed[1]:
             self._add_to_weight(grad_logits.t(), hidden)
         if self._needed[2]:
-            sums = grad_logits.sum(0, dtype=self.linear_bias.dtype)
-            self.linear_bias.add_(sums, alpha=self._alpha)
+            for classes in _blocks(grad_logits.t()):  # or it would be widened whole
+                sums = grad_logits[:, classes].sum(0, dtype=self.linear_bias.dtype)
+                self.linear_bias[classes].add_(sums, alpha=self._alpha)
         self._first = False
 
     def gradients(self) -> Gradients:
@@ -61,7 +62,8 @@ class Sums:
         if isinstance(rows, slice) and self.hidden.dtype == grad_logits.dtype:
             self.hidden[rows].addmm_(grad_logits, linear_weight, beta=0, alpha=self._alpha)
         else:
-            product = torch.mm(grad_logits, linear_weight).mul_(self._alpha)
+            product = grad_logits.new_empty(len(grad_logits), linear_weight.shape[1])
+            product.addmm_(grad_logits, linear_weight, beta=0, alpha=self._alpha)
             self.hidden[rows] = product.to(self.hidden.dtype)
 
     def _add_to_weight(self, grad_logits: Tensor, hidden: Tensor) -> None:
@@ -77,6 +79,8 @@ class Sums:
                 out=sums,
             )
         else:
+            if grad_logits.dtype == torch.float16:  # which could not hold the scaled product
+                grad_logits, hidden = grad_logits.float(), hidden.float()
             for classes in _blocks(sums):
                 if self._first:
                     sums[classes].zero_()
@@ -103,13 +107,15 @@ def finish(
     def finished(grad: Tensor, of: Tensor | None) -> Tensor:
         if of is None or grad.numel() == 0:
             return grad
+        if keep:
+            return (grad * scale).to(of.dtype)
         if grad.dtype == of.dtype:
-            scaled: Tensor = grad * scale if keep else backend.scaled_(grad, scale)
+            scaled: Tensor = backend.scaled_(grad, scale)
             return scaled
-        if not grad.is_cpu or grad.dim() == 1:
-            return torch.mul(grad, scale).to(of.dtype)
         out = sizes.new_empty(tuple(grad.shape), of.dtype, grad.device)
-        for classes in _blocks(grad):
+        if not grad.is_cpu or grad.dim() == 1:
+            return torch.mul(grad, scale, out=out)
+        for classes in _blocks(grad):  # or the CPU would make the product whole
             out[classes] = grad[classes] * scale
         return out
 
