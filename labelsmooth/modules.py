@@ -220,8 +220,8 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         device, dtype: of the projection, ``linear``, which is a :class:`torch.nn.Linear`. Its
             parameters are used; its forward, and hooks on it, are not called.
         chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 (16 bits:
-            1024) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less memory and more
-            time.
+            1024, 64 bits: 256) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less
+            memory and more time.
         recompute: the gradients are made in backward, from the hidden states and two numbers a
             row, with the projection done once more: nothing of the weight's size is kept between
             forward and backward. Default: False, in forward. ``reduction="none"`` and
