@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._autograd import linear
-from ._backends.linear.sizes import logits_like
+from ._backends.linear.sizes import from_logits
 from ._call.checks import (
     check_call,
     check_dtypes,
@@ -86,7 +86,7 @@ def loss(
     rows = hidden.flatten(0, -2) if hidden.dim() > 1 else hidden.unsqueeze(0)
     target = target.reshape(rows.shape[:1] + target.shape[len(shape) :])
     inputs = LinearInputs(rows, linear_weight, linear_bias, target, weight, prior, None)
-    logits = logits_like(inputs, dtype)
+    logits = from_logits(inputs, dtype).logits
     check_call(logits, target, weight, prior, normalizer, options)
     inputs = inputs._replace(target=widened(target), normalizer=as_tensor(normalizer, logits))
     made, row_stats, predicted = linear.apply(inputs, options, dtype)

@@ -20,6 +20,7 @@ from ._call.problem import (
     ModuleArguments,
     Options,
 )
+from ._call.schema import keywords_of
 from ._call.values import described
 from .functional import Result
 
@@ -40,12 +41,12 @@ class _LossModule(Float32Buffers):
         self.register_buffer("prior", None)
 
     def __init_subclass__(cls) -> None:
-        for field in fields(cls.Declaration):
-            setattr(cls, field.name, _option(field.name))
+        for name in keywords_of(cls.Declaration):
+            setattr(cls, name, _option(name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Options, weight and prior may be set between calls; they are checked as at first."""
-        if name in (field.name for field in fields(self.Declaration)):
+        if name in keywords_of(self.Declaration):
             options = replace(self.options, **{name: value})
             check_prior(self.prior, options)
             name, value = "options", options

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .._backends import eager
-from .._backends.linear.sizes import logits_like, rows_of_chunk
+from .._backends.linear.sizes import from_logits, rows_of_chunk
 from .._call.checks import check_targets
 from .._call.problem import (
     Inputs,
@@ -70,9 +70,7 @@ def gradients(
 
 
 def _denominator(inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> Tensor | None:
-    logits = logits_like(inputs, dtype)
-    whole = Inputs(logits, inputs.target, inputs.weight, None, inputs.normalizer)
-    return eager.denominator(whole, options)
+    return eager.denominator(from_logits(inputs, dtype), options)
 
 
 # ---- one chunk -----------------------------------------------------------------------------------
@@ -167,8 +165,7 @@ class _RowLosses(Function):
     def forward(*arguments: Any) -> Tensor:
         *tensors, formula = arguments
         inputs = LinearInputs._make((*tensors, None))
-        logits = logits_like(inputs, formula.dtype)
-        check_targets(Inputs(logits, inputs.target, None, None, None), formula.options)
+        check_targets(from_logits(inputs, formula.dtype), formula.options)
         return torch.cat(
             [formula.losses(*part) for part in formula.parts(tensors, tensors[0].shape[0])]
         )

@@ -1,13 +1,14 @@
 """One call of the loss, as it passes from the public interface to a backend."""
 
 import math
-from dataclasses import KW_ONLY, fields
+from dataclasses import KW_ONLY
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from .declare import declared
+from .schema import keywords_of
 from .values import as_index, as_number, described
 
 Reduction = Literal["none", "mean", "sum"]
@@ -75,7 +76,7 @@ class CommonOptions:
             object.__setattr__(self, name, value)
 
 
-COMMON = [field.name for field in fields(CommonOptions)]
+COMMON = keywords_of(CommonOptions)
 
 
 @declared

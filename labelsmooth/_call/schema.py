@@ -20,8 +20,8 @@ def keywords_of(declaration: type, *, without: tuple[str, ...] = ()) -> list[str
 
 
 def schema_of(declaration: type, keywords: list[str], *, traced: bool) -> str:
-    """ "traced" takes label_smoothing as a tensor on the CPU, since a float would be a constant of
-    the graph, which is compiled anew whenever it changes."""
+    """The overload "traced" takes label_smoothing as a tensor on the CPU, since a float would be a
+    constant of the graph, which is compiled anew whenever it changes."""
     hints = get_type_hints(declaration)
     declared = {name: TYPES.get(hints[name]) or "str" for name in keywords}
     if traced:

@@ -66,6 +66,7 @@ def forward(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
 ) -> LinearOutputs:
     """Loss, statistics and the gradients that are needed; `dtype` is that of the projection."""
+    check_targets(sizes.from_logits(inputs, dtype), options)
     call = _Call(inputs, options, dtype)
     rows, with_grad = len(inputs.hidden), any(needed)
     scale = call.scale() if with_grad else _Scale(call.denominator)
@@ -129,7 +130,7 @@ class _Call:
     """What all chunks of a call share."""
 
     def __init__(self, inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> None:
-        hidden, linear_weight, linear_bias, target, weight, _, normalizer = inputs
+        hidden, linear_weight, linear_bias, *_ = inputs
         self._inputs, self._options = inputs, options
         self.backend = choose_backend(options.backend, hidden.device)
         self._dtype = dtype = sizes.product_dtype(dtype, hidden.device)
@@ -138,11 +139,9 @@ class _Call:
             shape = tuple(linear_weight.shape)
             self._linear_weight = sizes.new_empty(shape, dtype, hidden.device).copy_(linear_weight)
         self._linear_bias = None if linear_bias is None else linear_bias.to(dtype)
-        logits = sizes.logits_like(inputs, dtype)
-        whole = Inputs(logits, target, weight, None, normalizer)
-        check_targets(whole, options)  # of a graph, too
+        whole = sizes.from_logits(inputs, dtype)
         self.denominator = eager.denominator(whole, options)
-        self.accumulate_dtype = accumulate_dtype(logits)
+        self.accumulate_dtype = accumulate_dtype(whole.logits)
         rows, features = hidden.shape
         self._step = sizes.rows_of_chunk(rows, features, dtype, hidden.device, options.chunk_rows)
         self._counted = self._rows_that_count()

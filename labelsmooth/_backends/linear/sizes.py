@@ -5,7 +5,7 @@ import platform
 import torch
 from torch import Tensor
 
-from ..._call.problem import LinearInputs
+from ..._call.problem import Inputs, LinearInputs
 from .. import native
 
 
@@ -53,10 +53,10 @@ def dtype_of_sums(dtype: torch.dtype, several: bool) -> torch.dtype:
     return dtype
 
 
-def logits_like(inputs: LinearInputs, dtype: torch.dtype) -> Tensor:
-    """The logits by their shape, dtype and device, without memory."""
+def from_logits(inputs: LinearInputs, dtype: torch.dtype) -> Inputs:
+    """The call as one from logits, of which there are shape, dtype and device, but no memory."""
     shape = (inputs.hidden.shape[0], inputs.linear_weight.shape[0])
-    return inputs.hidden.new_empty(1, dtype=dtype).expand(shape)
+    return Inputs(inputs.hidden.new_empty(1, dtype=dtype).expand(shape), *inputs[3:])
 
 
 def new_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

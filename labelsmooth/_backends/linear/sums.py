@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._call.problem import LinearInputs
+from ..._call.problem import LinearInputs, accumulate_dtype
 from . import sizes
 
 Rows = slice | Tensor  # of a chunk: adjacent ones, or their numbers
@@ -38,7 +38,7 @@ class Sums:
             shape = tuple(linear_weight.shape)
             self.linear_weight = sizes.new_empty(shape, dtype, hidden.device)
         if needed[2]:
-            dtype = torch.float64 if linear_weight.dtype == torch.float64 else torch.float32
+            dtype = accumulate_dtype(linear_weight)
             self.linear_bias = hidden.new_zeros(len(linear_weight), dtype=dtype)
 
     def add(self, rows: Rows, hidden: Tensor, linear_weight: Tensor, grad_logits: Tensor) -> None:
