@@ -11,6 +11,16 @@ namespace labelsmooth {
 enum class DType { float32, float64, bfloat16, float16 };
 enum class Reduction : int64_t { none, mean, sum };
 
+constexpr double lowest_of(DType dtype) {
+  switch (dtype) {
+    case DType::float32: return -0x1.fffffep127;
+    case DType::float64: return -0x1.fffffffffffffp1023;
+    case DType::bfloat16: return -0x1.fep127;
+    case DType::float16: return -65504;
+  }
+  return 0;
+}
+
 // A (outer, classes, inner) tensor; strides count elements. Row r is the class axis at (r / inner,
 // r % inner).
 struct Matrix {
@@ -29,34 +39,49 @@ struct LossProblem {
   int64_t inner = 1;
 
   Matrix logits;
-  Matrix grad_logits;               // no data: no gradient is wanted; may be the logits themselves
-  const int64_t* target = nullptr;  // (N,), or nullptr where the target is class probabilities
-  Matrix target_probs;              // of the logits' dtype
-  int64_t ignore_index = -100;
+  Matrix grad_logits;  // no data: no gradient is wanted; may be the logits themselves
+
+  // One class a row, (N,); or K classes and their probabilities, (outer, K, inner), adjacent in
+  // memory, where classes may come twice; or, without `target`, probabilities of all classes.
+  const int64_t* target = nullptr;
+  int64_t target_classes = 1;          // K
+  const void* sparse_probs = nullptr;  // accumulate dtype
+  Matrix target_probs;
+  DType probs_dtype = DType::float32;
+  int64_t ignore_index = -100;       // a row whose classes are all this one counts nothing
+  const void* row_weight = nullptr;  // (N,), accumulate dtype; nullptr: 1
 
   // (C,) in the accumulate dtype. nullptr: w_c = 1, u_c = 1/C and v_c = 1/C.
   const void* weight = nullptr;
   const void* prior = nullptr;
   const void* class_coef = nullptr;
-  ClassSums<double> class_sums;
-  LossOptions<double> options;
+  ClassSums<double> class_sums = {1, 0, 1};
+  LossOptions<double> options;  // `lowest` is of the logits' dtype
 
-  // The gradient of row r is scaled by grad_loss[r * grad_loss_stride] / denominator; nullptr:
-  // by 1.
+  // The gradient of row r is scaled by row_weight[r] grad_loss[r * grad_loss_stride] / denominator;
+  // nullptr: by 1.
   const void* grad_loss = nullptr;  // accumulate dtype
   int64_t grad_loss_stride = 0;
   const void* denominator = nullptr;  // one value, accumulate dtype
 
-  // (N,) each, in the accumulate dtype. Forward writes them, backward reads row_shift and
-  // row_sum_exp.
+  // (N,) each, in the accumulate dtype. Forward writes them, backward reads those of the rows.
   void* loss = nullptr;  // nullptr: this is a backward call
   void* row_shift = nullptr;
   void* row_sum_exp = nullptr;
+  void* row_mass = nullptr;
+  void* row_beta = nullptr;
   // With statistics; else nullptr.
   void* lse = nullptr;
   void* nll = nullptr;
   int64_t* predicted = nullptr;
 };
+
+// Where the k-th class of a row's target lies.
+template <class Problem>
+LABELSMOOTH_HD int64_t entry_of(const Problem& problem, int64_t row, int64_t k) {
+  if (problem.inner == 1) return row * problem.target_classes + k;
+  return (row / problem.inner * problem.target_classes + k) * problem.inner + row % problem.inner;
+}
 
 namespace cpu {
 

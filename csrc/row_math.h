@@ -1,18 +1,20 @@
 // The mathematics of the loss, once, for every backend.
 //
-// A row has logits x_c, a target class y, class weights w_c and a prior u_c that sums to 1. Both
-// smoothing conventions spread the smoothed target as q_c = beta u_c + kappa [c = y]. With v_c =
-// w_c u_c, V = sum_c v_c, tau = kappa w_y, mass = beta V + tau and p_c = exp(x_c - lse):
+// A row has logits x_c, a target t_c, class weights w_c and a prior u_c that sums to 1. All
+// smoothing conventions spread the target as q_c = beta u_c + kappa t_c. With v_c = w_c u_c (or
+// u_c, where the weights are the target's alone), coef_c = beta v_c + kappa w_c t_c, their sum the
+// mass, and p_c = exp(x_c - lse):
 //
-//     loss       = sum_c w_c q_c (lse - x_c) = mass lse - beta sum_c v_c x_c - tau x_y
-//     dloss/dx_c = mass p_c - beta v_c - tau [c = y]
+//     loss       = sum_c coef_c (lse - x_c) = mass lse - beta sum_c v_c x_c - kappa sum_c w_c t_c x_c
+//     dloss/dx_c = mass p_c - coef_c
 //
-// So a row is read for a sum of exponentials, sum_c v_c x_c and x_y. The sums form a monoid
-// (RowStats, combine) that is the same for a SIMD lane, a warp, a block and a cluster. Every
-// difference is taken to a logit of the row, so that a large common offset costs no digits.
+// So a row is read for a sum of exponentials and sum_c v_c x_c, beside what its target asks for:
+// one class y (t_y = 1), a few classes, or all. The sums form a monoid (RowStats, combine) that is
+// the same for a SIMD lane, a warp, a block and a cluster. Every difference is taken to a logit of
+// the row, so that a large common offset costs no digits.
 //
-// With class probabilities t_c for a target, q_c = beta u_c + kappa t_c: the coefficient beta v_c +
-// kappa w_c t_c takes the place of beta v_c, its sum is the mass, and tau is 0.
+// Where masked classes are left out of the smoothing, the sums over classes are those of each row's
+// unmasked ones, and so are beta and the mass.
 //
 // A term of coefficient 0 is 0 whatever it multiplies: a logit of -inf, or the weight of a class
 // that no row uses, infinite (1 over its count) or NaN.
@@ -33,22 +35,30 @@
 
 namespace labelsmooth {
 
+enum class SmoothOver { all, others, unmasked };
+
 template <class T>
 struct LossOptions {
   T label_smoothing = 0;
   T lse_square_scale = 0;
   T logit_scale = 1;
-  T softcap = 0;             // 0: none
-  bool over_others = false;  // smooth_over="others"
+  T softcap = 0;  // 0: none
+  T lowest = 0;   // the lowest finite number of the logits' dtype: they are masked from there down
+  SmoothOver smooth_over = SmoothOver::all;
+  bool weight_over_target = false;  // weight_over="target"
   bool kl_div = false;
   bool from_log_probs = false;
+
+  LABELSMOOTH_HD bool over_others() const { return smooth_over == SmoothOver::others; }
+  LABELSMOOTH_HD bool over_unmasked() const { return smooth_over == SmoothOver::unmasked; }
 };
 
-// Sums over the classes, computed once per call.
+// Sums over the classes: of a call, or of a row where they are over its unmasked ones.
 template <class T>
 struct ClassSums {
-  T coef = 1;      // V = sum_c v_c
-  T coef_log = 0;  // sum_c v_c log u_c
+  T coef;      // V = sum_c v_c
+  T coef_log;  // sum_c v_c log u_c
+  T prior;     // sum_c u_c
 };
 
 LABELSMOOTH_HD float select(bool condition, float a, float b) { return condition ? a : b; }
@@ -71,6 +81,13 @@ LABELSMOOTH_HD T infinity() {
 template <class T>
 LABELSMOOTH_HD T finite_or_zero(T x) {
   return select(x - x == T(0), x, T(0));
+}
+
+// A point that a row's differences may be taken to, from a logit that may be a mask: beside that
+// the others would lose all their digits.
+template <class T>
+LABELSMOOTH_HD T reference_from(T x) {
+  return finite_or_zero(select(x > T(-30000), x, T(0)));
 }
 
 // coef * x, where a coefficient of 0 contributes 0 even if x is infinite or NaN.
@@ -101,12 +118,13 @@ LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {
   return T(options.logit_scale) * (T(1) - ratio * ratio);
 }
 
-// ---- class vectors ------------------------------------------------------------------------------
+// ---- classes ------------------------------------------------------------------------------------
 
-// v_c = w_c u_c, for the classes that anything is spread over.
+// v_c, for the classes that anything is spread over.
 template <class T, class S>
 LABELSMOOTH_HD T coef_of_class(T weight, T prior, const LossOptions<S>& options) {
   const T spread = T(options.label_smoothing) > 0 ? prior : T(0);
+  if (options.weight_over_target) return spread;
   return select(weight == T(0), T(0), weighted(spread, weight));
 }
 
@@ -116,18 +134,17 @@ LABELSMOOTH_HD T coef_log_of_class(T coef, T prior) {
   return weighted(coef, log(prior));
 }
 
-// ---- class probabilities as the target ----------------------------------------------------------
+// v_c or u_c of a class by its logit x0, as it was given: 0 where masked classes are left out and
+// it is one.
+template <class T, class S>
+LABELSMOOTH_HD T unless_masked(T value, T x0, const LossOptions<S>& options) {
+  return options.over_unmasked() ? select(x0 > T(options.lowest), value, T(0)) : value;
+}
 
-// What takes the place of beta v_c: w_c q_c, where `weighted_prob` is kappa w_c t_c.
+// coef_c of a class, from v_c and kappa w_c t_c.
 template <class T, class S>
 LABELSMOOTH_HD T soft_coef(T class_coef, T weighted_prob, S beta) {
   return T(beta) * class_coef + weighted_prob;
-}
-
-// One class of sum_c w_c q_c log q_c.
-template <class T, class S>
-LABELSMOOTH_HD T soft_negative_entropy(T weight, T prior, T prob, S beta, S kappa) {
-  return weighted(x_log_x(weighted(T(beta), prior) + T(kappa) * prob), weight);
 }
 
 // One class of sum_c t_c (lse - x_c), from lse and x_c less the same reference.
@@ -138,24 +155,23 @@ LABELSMOOTH_HD T soft_nll(T prob, T lse, T x) {
 
 // ---- row statistics -----------------------------------------------------------------------------
 
-// Of a part of a row. `coef_dot` is taken to a reference logit that all parts of the row share.
+// Of a part of a row. `spread_dot` is taken to a reference logit that all parts of the row share.
 template <class T>
 struct RowStats {
-  T shift;     // the maximum, or a point near it
-  T sum_exp;   // sum_c exp(x_c - shift)
-  T coef_dot;  // sum_c coef_c (x_c - reference)
-  T coef_sum;  // sum_c coef_c, where it varies by row (class probabilities)
+  T shift;       // the maximum, or a point near it
+  T sum_exp;     // sum_c exp(x_c - shift)
+  T spread_dot;  // sum_c v_c (x_c - reference)
 };
 
 template <class T>
 LABELSMOOTH_HD RowStats<T> empty_stats() {
-  return {-infinity<T>(), T(0), T(0), T(0)};
+  return {-infinity<T>(), T(0), T(0)};
 }
 
 // Two parts of a row whose exponentials are taken from the same point.
 template <class T>
 LABELSMOOTH_HD RowStats<T> add(const RowStats<T>& a, const RowStats<T>& b) {
-  return {a.shift, a.sum_exp + b.sum_exp, a.coef_dot + b.coef_dot, a.coef_sum + b.coef_sum};
+  return {a.shift, a.sum_exp + b.sum_exp, a.spread_dot + b.spread_dot};
 }
 
 // Two parts of a row, each taken from a point of its own. An empty part, or one whose logits are
@@ -164,8 +180,8 @@ template <class T>
 LABELSMOOTH_HD RowStats<T> combine(const RowStats<T>& a, const RowStats<T>& b) {
   const T shift = max(a.shift, b.shift);
   const T point = finite_or_zero(shift);
-  return add(RowStats<T>{shift, a.sum_exp * exp(a.shift - point), a.coef_dot, a.coef_sum},
-             RowStats<T>{shift, b.sum_exp * exp(b.shift - point), b.coef_dot, b.coef_sum});
+  return add(RowStats<T>{shift, a.sum_exp * exp(a.shift - point), a.spread_dot},
+             RowStats<T>{shift, b.sum_exp * exp(b.shift - point), b.spread_dot});
 }
 
 template <class T, class S>
@@ -184,50 +200,80 @@ LABELSMOOTH_HD T log_sum_exp_from(T reference, const RowStats<T>& stats,
 
 template <class T>
 struct RowTerms {
-  T beta, kappa, tau, mass;
-  T target_prob;  // q_y
-  T target_coef;  // w_y q_y = beta v_y + tau, without the rounding of that sum
+  T beta, kappa;
+  T mass;  // of the smoothing, beta V; the target's is added to it
 };
 
-template <class T, class S>
-LABELSMOOTH_HD RowTerms<T> row_terms(T target_prior, T target_weight, S coef_sum,
+// target_prior is u_y, for "others", which has one class for a target.
+template <class T, class Sum, class S>
+LABELSMOOTH_HD RowTerms<T> row_terms(T target_prior, const ClassSums<Sum>& sums,
                                      const LossOptions<S>& options) {
   const T a(options.label_smoothing);
-  const T spread = options.over_others ? T(1) - target_prior : T(1);
-  RowTerms<T> terms;
-  terms.beta = options.label_smoothing > 0 ? a / spread : T(0);
-  terms.kappa = T(1) - a - (options.over_others ? weighted(terms.beta, target_prior) : T(0));
-  terms.tau = weighted(terms.kappa, target_weight);
-  terms.mass = terms.beta * T(coef_sum) + terms.tau;
-  terms.target_prob =
-      options.over_others ? T(1) - a : weighted(terms.beta, target_prior) + terms.kappa;
-  terms.target_coef = weighted(terms.target_prob, target_weight);
+  RowTerms<T> terms = {a, T(1) - a, T(0)};
+  if (options.over_others() && options.label_smoothing > 0) {
+    terms.beta = a / (T(1) - target_prior);
+    terms.kappa = terms.kappa - weighted(terms.beta, target_prior);
+  }
+  if (options.over_unmasked())  // where all are masked nothing is spread
+    terms.beta = select(T(sums.prior) > T(0), a / T(sums.prior), T(0));
+  terms.mass = terms.beta * T(sums.coef);
   return terms;
 }
 
-// sum_c w_c q_c (lse - x_c) + lse_square_scale lse^2. Infinite terms of coefficient 0 are left out;
-// where x_y is infinite, so that coef_dot is too, but w_y q_y is 0, the caller's coef_dot leaves
-// out y.
+// Of a class of the target.
+template <class T>
+struct TargetTerms {
+  T tau;           // coef_c - beta v_c
+  T prob;          // q_c
+  T coef;          // coef_c, without the rounding of the sum beta v_c + tau
+  T spread_prior;  // beta u_c
+  T spread_coef;   // beta v_c
+};
+
+// From t_c, w_c, u_c and the logit as it was given.
 template <class T, class S>
-LABELSMOOTH_HD T row_loss(const RowStats<T>& stats, const RowTerms<T>& terms, T target_logit,
+LABELSMOOTH_HD TargetTerms<T> target_terms(T target_prob, T weight, T prior, T x0,
+                                           const RowTerms<T>& terms,
+                                           const LossOptions<S>& options) {
+  TargetTerms<T> target;
+  target.tau = weighted(terms.kappa * target_prob, weight);
+  target.spread_prior = weighted(terms.beta, unless_masked(prior, x0, options));
+  target.prob = options.over_others() ? T(1) - T(options.label_smoothing)
+                                      : target.spread_prior + terms.kappa * target_prob;
+  target.spread_coef = target.spread_prior;
+  target.coef = weighted(target.prob, weight);
+  if (!options.weight_over_target)
+    target.spread_coef = weighted(target.spread_prior, weight);
+  else if (options.over_others())  // nothing is spread over the target: all it has is weighted
+    target.tau = target.coef - target.spread_coef;
+  else
+    target.coef = target.spread_coef + target.tau;
+  return target;
+}
+
+// sum_c coef_c (lse - x_c) + lse_square_scale lse^2, where target_dot is the sum of tau_c (x_c -
+// reference) over the target's classes. A caller may take the one class y by itself, and must where
+// its logit is infinite: then spread_dot leaves out y, and target_dot is coef_y (x_y - reference).
+template <class T, class S>
+LABELSMOOTH_HD T row_loss(const RowStats<T>& stats, const RowTerms<T>& terms, T target_dot,
                           T reference, const LossOptions<S>& options) {
-  const T spread = weighted(terms.beta, stats.coef_dot);
-  const T infinite = select(terms.target_coef == T(0), spread, terms.target_coef * target_logit);
-  const T finite = spread + weighted(terms.tau, target_logit - reference);
   const T loss = weighted(terms.mass, log_sum_exp_from(reference, stats, options)) -
-                 select(target_logit - target_logit == T(0), finite, infinite);
+                 (weighted(terms.beta, stats.spread_dot) + target_dot);
   if (options.lse_square_scale == 0) return loss;
   const T lse = log_sum_exp(stats, options);
   return loss + T(options.lse_square_scale) * lse * lse;
 }
 
-// sum_c w_c q_c log q_c for a target class: what kl_div adds to the cross-entropy.
-template <class T, class S>
-LABELSMOOTH_HD T negative_entropy(const RowTerms<T>& terms, T target_prior, T target_weight,
-                                  const ClassSums<S>& sums) {
-  const T spread = weighted(terms.beta, target_prior);
-  const T all = x_log_x(terms.beta) * T(sums.coef) + terms.beta * T(sums.coef_log);
-  return all + weighted(x_log_x(terms.target_prob) - x_log_x(spread), target_weight);
+// sum_c coef_c log q_c, which kl_div adds to the cross-entropy: of the smoothing alone, and what a
+// class of the target changes.
+template <class T, class Sum>
+LABELSMOOTH_HD T smoothing_entropy(const RowTerms<T>& terms, const ClassSums<Sum>& sums) {
+  return x_log_x(terms.beta) * T(sums.coef) + terms.beta * T(sums.coef_log);
+}
+template <class T>
+LABELSMOOTH_HD T target_entropy(const TargetTerms<T>& target) {
+  return weighted(target.coef, log(target.prob)) -
+         weighted(target.spread_coef, log(target.spread_prior));
 }
 
 // ---- gradient -----------------------------------------------------------------------------------
@@ -235,7 +281,7 @@ LABELSMOOTH_HD T negative_entropy(const RowTerms<T>& terms, T target_prior, T ta
 // What the gradient of a row needs, scaled by the incoming gradient.
 template <class T>
 struct GradTerms {
-  T shift, exp_scale, beta, kappa, target_coef;
+  T shift, exp_scale, beta, kappa, scale;
 };
 
 template <class T, class S>
@@ -250,11 +296,11 @@ LABELSMOOTH_HD GradTerms<T> grad_terms(const RowStats<T>& stats, const RowTerms<
   grad.exp_scale = options.from_log_probs ? T(0) : scale * (terms.mass + extra) / stats.sum_exp;
   grad.beta = scale * terms.beta;
   grad.kappa = scale * terms.kappa;
-  grad.target_coef = scale * terms.target_coef;
+  grad.scale = scale;
   return grad;
 }
 
-// dloss/dx_c = mass p_c - coef, from exp(x_c - shift); coef is beta v_c, or target_coef.
+// dloss/dx_c = mass p_c - coef_c, from exp(x_c - shift); coef is scaled as grad is.
 template <class T, class S>
 LABELSMOOTH_HD T logit_grad(T exp_x, T coef, const GradTerms<S>& grad) {
   return T(grad.exp_scale) * exp_x - coef;

@@ -4,12 +4,14 @@ from . import compat
 from .functional import LossStats, label_smoothing_loss
 from .linear import linear_label_smoothing_loss
 from .modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
+from .targets import SparseTarget
 
 __version__ = "0.1.0"
 __all__ = [
     "FusedLabelSmoothingLoss",
     "FusedLinearLabelSmoothingLoss",
     "LossStats",
+    "SparseTarget",
     "compat",
     "label_smoothing_loss",
     "linear_label_smoothing_loss",

@@ -8,18 +8,21 @@ from torch import Tensor
 
 from ._autograd.operator import apply, in_transform
 from ._autograd.overwritten import look_at_node
-from ._call.checks import check_call, check_logit_scale, check_prior, check_writable
+from ._call.check_call import check_call
+from ._call.checks import check_logit_scale, check_prior, check_writable
 from ._call.declare import check_names, set_signature
 from ._call.problem import (
     CallArguments,
     CallWithoutStats,
     CallWithStats,
+    CommonOptions,
     Inputs,
     Options,
+    Target,
     accumulate_dtype,
-    in_one_dtype,
 )
 from ._call.values import as_number
+from .targets import classes_and_probs
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -69,12 +72,13 @@ def loss_function_of(
 @loss_function_of(CallWithoutStats, CallWithStats, CallArguments)
 def label_smoothing_loss(
     logits: Tensor,
-    target: Tensor,
+    target: Target,
     weight: Tensor | None = None,
     *positional: Any,
     prior: Tensor | None = None,
     logit_scale: Tensor | float = 1.0,
     normalizer: Tensor | float | None = None,
+    row_weight: Tensor | None = None,
     **keywords: Any,
 ) -> Result:
     """Label-smoothed cross-entropy between logits and target.
@@ -91,48 +95,55 @@ def label_smoothing_loss(
         check_names(label_smoothing_loss, logits, target, weight, *positional, **keywords)
         raise
     check_prior(prior, options)
-    return loss(logits, target, weight, prior, normalizer, options, scale)
+    given = Inputs(logits, *classes_and_probs(target), weight, prior, None, row_weight)
+    return loss(given, normalizer, options, scale)
 
 
 def loss(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    prior: Tensor | None,
+    given: Inputs,
     normalizer: Tensor | float | None,
     options: Options,
     scale: Tensor | None = None,
 ) -> Result:
-    """`label_smoothing_loss`, its options made; the logits are multiplied by the scale before."""
-    check_call(logits, target, weight, prior, normalizer, options)
+    """`label_smoothing_loss` of tensors as they were given, its options made; the logits are
+    multiplied by the scale before."""
+    check_call(given, normalizer, options)
+    logits = given.logits
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
-    logits, target = in_one_dtype(logits, widened(target))
     if scale is not None:
         check_logit_scale(scale, logits)
-        logits = scaled(logits, scale)
+        logits = scaled_but_masks(logits, scale, options)
     if options.inplace and not in_transform():  # which takes a fresh gradient
         check_writable(logits)
-    inputs = Inputs(*_in_rows(logits, target), weight, prior, as_tensor(normalizer, logits))
-    outputs = apply(inputs, options)
+    inputs = given._replace(
+        logits=logits, target=widened(given.target), normalizer=as_tensor(normalizer, logits)
+    )
+    outputs = apply(_in_rows(inputs), options)
     if options.inplace and not torch.compiler.is_compiling():
         look_at_node(logits)
     result = outputs.loss.view(shape) if options.reduction == "none" else outputs.loss
     if not options.return_stats:
         return result
-    _, _, lse, nll = outputs.row_stats
+    *_, lse, nll = outputs.row_stats
     return result, LossStats(nll.view(shape), lse.view(shape), outputs.predicted.view(shape))
 
 
 # ---- shapes --------------------------------------------------------------------------------------
 
 
-def _in_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _in_rows(inputs: Inputs) -> Inputs:
     """(C,) as (1, C); (N, C) as it is; (N, C, d1, ...) as (N, C, S), a view where strides allow."""
-    if logits.dim() == 1:
-        return logits.unsqueeze(0), target.unsqueeze(0)
-    if logits.dim() > 3:
-        return logits.flatten(2), target.flatten(2 if target.dim() == logits.dim() else 1)
-    return logits, target
+    dims = inputs.logits.dim()
+    if dims in (2, 3):
+        return inputs
+
+    def in_rows(tensor: Any) -> Any:
+        if tensor is None:
+            return None
+        return tensor.unsqueeze(0) if dims == 1 else tensor.flatten(2 - dims + tensor.dim())
+
+    of_rows = ("logits", "target", "target_probs", "row_weight")
+    return inputs._replace(**{name: in_rows(getattr(inputs, name)) for name in of_rows})
 
 
 def widened(target: Tensor) -> Tensor:
@@ -160,3 +171,11 @@ def scaled(logits: Tensor, scale: Tensor) -> Tensor:
     """
     scale = scale.reshape(())  # so that it does not widen the logits
     return logits * (scale if scale.is_cpu else scale.to(logits.device))
+
+
+def scaled_but_masks(logits: Tensor, scale: Tensor, options: CommonOptions) -> Tensor:
+    """Masks that are looked for are masks after the product too, and nothing to its derivative."""
+    if options.smooth_over != "unmasked":
+        return scaled(logits, scale)
+    masked = logits <= torch.finfo(logits.dtype).min
+    return scaled(logits.masked_fill(masked, 0.0), scale).masked_fill(masked, -torch.inf)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ._autograd import linear
 from ._backends.linear.sizes import from_logits
+from ._call.check_call import check_call, check_row_weight
 from ._call.checks import (
-    check_call,
     check_dtypes,
     check_linear,
     check_logit_scale,
@@ -22,22 +22,33 @@ from ._call.problem import (
     LinearCallWithStats,
     LinearInputs,
     LinearOptions,
+    Target,
 )
 from ._call.values import described
-from .functional import LossStats, Result, as_tensor, loss_function_of, scaled, widened
+from .functional import (
+    LossStats,
+    Result,
+    as_tensor,
+    loss_function_of,
+    scaled,
+    scaled_but_masks,
+    widened,
+)
+from .targets import classes_and_probs
 
 
 @loss_function_of(LinearCallWithoutStats, LinearCallWithStats, LinearCallArguments)
 def linear_label_smoothing_loss(
     hidden: Tensor,
     linear_weight: Tensor,
-    target: Tensor,
+    target: Target,
     *,
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
     prior: Tensor | None = None,
     logit_scale: Tensor | float = 1.0,
     normalizer: Tensor | float | None = None,
+    row_weight: Tensor | None = None,
     **keywords: Any,
 ) -> Result:
     """Label-smoothed cross-entropy of ``hidden @ linear_weight.T + linear_bias``, whose logits
@@ -51,8 +62,9 @@ def linear_label_smoothing_loss(
 
     Shape:
         hidden (D,), (N, D) or (..., D); linear_weight (C, D); linear_bias (C,); target (), (N,) or
-        (...) of class indices, or (C,), (N, C) or (..., C) of class probabilities. The loss is a
-        scalar, or for ``"none"`` has the shape of a class-index target.
+        (...) of class indices, (C,), (N, C) or (..., C) of class probabilities, or a SparseTarget
+        of (K,), (N, K) or (..., K). The loss is a scalar, or for ``"none"`` has the shape of a
+        class-index target; so has row_weight.
     """
     number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
     try:
@@ -61,8 +73,11 @@ def linear_label_smoothing_loss(
         check_names(linear_label_smoothing_loss, hidden, linear_weight, target, **keywords)
         raise
     check_prior(prior, options)
-    tensors = LinearInputs(hidden, linear_weight, linear_bias, target, weight, prior, None)
-    return loss(tensors, normalizer, options, scale)
+    given = LinearInputs(
+        *(hidden, linear_weight, linear_bias, *classes_and_probs(target)),
+        *(weight, prior, None, row_weight),
+    )
+    return loss(given, normalizer, options, scale)
 
 
 def loss(
@@ -73,27 +88,34 @@ def loss(
 ) -> Result:
     """`linear_label_smoothing_loss` of tensors as they were given, its options made; hidden states
     and bias are multiplied by the scale before."""
-    hidden, linear_weight, linear_bias, target, weight, prior, _ = given
+    hidden, linear_weight, linear_bias, target, probs, *_, row_weight = given
     check_linear(hidden, linear_weight, linear_bias)
     dtype = _projection_dtype(given)
-    check_tensor("target", target)
     shape = hidden.shape[:-1]
-    _check_rows(target, shape, linear_weight.shape[0])
+    _check_rows(given, shape)
     if scale is not None:
         check_logit_scale(scale, hidden)
         hidden = scaled(hidden, scale)
-        linear_bias = None if linear_bias is None else scaled(linear_bias, scale)
+        if linear_bias is not None:
+            linear_bias = scaled_but_masks(linear_bias, scale, options)
     rows = hidden.flatten(0, -2) if hidden.dim() > 1 else hidden.unsqueeze(0)
-    target = target.reshape(rows.shape[:1] + target.shape[len(shape) :])
-    inputs = LinearInputs(rows, linear_weight, linear_bias, target, weight, prior, None)
-    logits = from_logits(inputs, dtype).logits
-    check_call(logits, target, weight, prior, normalizer, options)
-    inputs = inputs._replace(target=widened(target), normalizer=as_tensor(normalizer, logits))
+    inputs = given._replace(
+        hidden=rows,
+        linear_bias=linear_bias,
+        target=_in_rows(target, shape),
+        target_probs=None if probs is None else _in_rows(probs, shape),
+        row_weight=None if row_weight is None else _in_rows(row_weight, shape),
+    )
+    from_rows = from_logits(inputs, dtype)
+    check_call(from_rows, normalizer, options)
+    inputs = inputs._replace(
+        target=widened(inputs.target), normalizer=as_tensor(normalizer, from_rows.logits)
+    )
     made, row_stats, predicted = linear.apply(inputs, options, dtype)
     result = made.view(shape) if options.reduction == "none" else made
     if not options.return_stats:
         return result
-    _, _, lse, nll = row_stats
+    *_, lse, nll = row_stats
     return result, LossStats(nll.view(shape), lse.view(shape), predicted.view(shape))
 
 
@@ -119,10 +141,30 @@ def _projection_dtype(inputs: LinearInputs) -> torch.dtype:
     return inputs.hidden.dtype
 
 
-def _check_rows(target: Tensor, rows: torch.Size, classes: int) -> None:
-    expected = (*rows, classes) if target.is_floating_point() else rows
-    if target.shape not in (expected, rows):  # check_call has more to say of the second
-        raise ValueError(
-            f"target: expected class indices of shape {tuple(rows)}, or class probabilities of "
-            f"shape {(*rows, classes)}, got {described(target)}"
-        )
+def _in_rows(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """(..., K) as (N, K), (...) as (N,)."""
+    return tensor.reshape(shape.numel(), *tensor.shape[len(shape) :])
+
+
+def _check_rows(given: LinearInputs, rows: torch.Size) -> None:
+    """Raises unless what has an entry for each row has the shape of the rows; the rest check_call
+    looks at."""
+    target, probs, classes = given.target, given.target_probs, given.linear_weight.shape[0]
+    check_tensor("target", target)
+    if probs is not None:
+        check_tensor("target.probs", probs)
+        for name, tensor in (("target.classes", target), ("target.probs", probs)):
+            if tensor.dim() != len(rows) + 1 or tensor.shape[:-1] != rows:
+                raise ValueError(
+                    f"{name}: expected shape ({', '.join(map(str, (*rows, 'K')))}), "
+                    f"got {tuple(tensor.shape)}"
+                )
+    else:
+        expected = (*rows, classes) if target.is_floating_point() else rows
+        if target.shape not in (expected, rows):  # check_call has more to say of the second
+            raise ValueError(
+                f"target: expected class indices of shape {tuple(rows)}, or class probabilities of "
+                f"shape {(*rows, classes)}, got {described(target)}"
+            )
+    if given.row_weight is not None:
+        check_row_weight(given.row_weight, rows, given.hidden.device)

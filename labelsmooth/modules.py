@@ -13,16 +13,19 @@ from ._call.checks import check_class_vector, check_prior
 from ._call.declare import check_names, initialiser_of
 from ._call.problem import (
     CommonOptions,
+    Inputs,
     LinearArguments,
     LinearInputs,
     LinearModuleArguments,
     LinearOptions,
     ModuleArguments,
     Options,
+    Target,
 )
 from ._call.schema import keywords_of
 from ._call.values import described
 from .functional import Result
+from .targets import classes_and_probs
 
 
 class _LossModule(Float32Buffers):
@@ -105,24 +108,39 @@ else:
 class FusedLabelSmoothingLoss(_OfLogits):
     r"""Cross-entropy with label smoothing: loss and gradient in one step, without an N x C target.
 
-    A drop-in for :class:`torch.nn.CrossEntropyLoss`. For logits :math:`x`, a target class
-    :math:`y`, smoothing :math:`a`, class weights :math:`w` and a prior :math:`u`,
+    A drop-in for :class:`torch.nn.CrossEntropyLoss`. For logits :math:`x`, a target :math:`t`
+    (:math:`t_c = [c=y]` for a class index :math:`y`), smoothing :math:`a`, class weights :math:`w`
+    and a prior :math:`u`, a row costs
 
     .. math::
         \ell = \sum_c w_c\, q_c\, (\operatorname{lse}(x) - x_c), \qquad
-        q_c = \begin{cases}
-            (1-a)\,[c=y] + a\,u_c & \text{smooth\_over="all"} \\
-            (1-a)\,[c=y] + a\,\dfrac{u_c}{1-u_y}\,[c \ne y] & \text{smooth\_over="others"}
+        q_c = \beta\, u_c + \kappa\, t_c, \qquad
+        (\beta, \kappa) = \begin{cases}
+            (a,\ 1-a) & \text{smooth\_over="all"} \\
+            \left(\dfrac{a}{1-u_y},\ 1-a-\beta\,u_y\right) & \text{smooth\_over="others"} \\
+            \left(\dfrac{a}{\sum_{c\ \text{unmasked}} u_c},\ 1-a\right)
+                & \text{smooth\_over="unmasked"}
         \end{cases}
+
+    where with "unmasked" :math:`u_c` counts as 0 for the row's masked classes, and with
+    ``weight_over="target"`` :math:`\beta u_c + \kappa w_c t_c` stands for :math:`w_c q_c`.
 
     Args:
         weight: class weights, (C,). Default: 1 for every class.
-        ignore_index: rows with this target give no loss and no gradient. Default: -100. Class
-            probabilities have no such rows; beside them it must be negative.
+        ignore_index: rows with this target give no loss and no gradient, and entries of a
+            :class:`SparseTarget` with this class count nothing. Default: -100. Class probabilities
+            have no such rows, and beside them it must be negative; there a ``row_weight`` of 0
+            leaves a row out.
         reduction: ``"mean"`` divides the sum by the sum of the rows' :math:`w_y`, ignored rows left
-            out (by the number of rows, for class probabilities); ``"sum"``; ``"none"``.
+            out (by the number of rows, for class probabilities and a :class:`SparseTarget`);
+            ``"sum"``; ``"none"``.
         label_smoothing: :math:`a` in [0, 1]. Default: 0.
-        smooth_over: ``"all"`` classes, as PyTorch has it, or the ``"others"`` beside the target.
+        smooth_over: ``"all"`` classes, as PyTorch has it; the ``"others"`` beside the target, which
+            is a class index then; or those that are ``"unmasked"`` in the row. A class is masked
+            where its logit, as given, is -inf or the lowest finite number of its dtype; a row whose
+            classes are all masked spreads nothing.
+        weight_over: what the class weights multiply: ``"all"`` terms, as PyTorch has it, or that of
+            the ``"target"`` alone, so that they do not say where the smoothing mass goes.
         prior: (C,), non-negative, sums to 1: where the smoothing mass goes. Default: uniform.
         objective: ``"kl_div"`` adds :math:`\sum_c w_c q_c \log q_c`, so that the loss is the
             Kullback-Leibler divergence from the smoothed target.
@@ -150,11 +168,11 @@ class FusedLabelSmoothingLoss(_OfLogits):
     FullyShardedDataParallel leave their values as they are.
 
     Shape:
-        logits (C,), (N, C) or (N, C, d1, ...) in float16, bfloat16, float32 or float64; target
-        without the class axis, of any integer dtype, or of the logits' shape and any floating-point
-        dtype: class probabilities. The loss is a scalar, or for ``"none"`` has the shape of a
-        class-index target; its dtype is float32, or float64 for float64 logits. Where logits and
-        probabilities differ in dtype, the narrower is widened, which takes a tensor of its shape.
+        logits (C,), (N, C) or (N, C, d1, ...) in float16, bfloat16, float32 or float64. target:
+        class indices, without the class axis, of any integer dtype; class probabilities, of the
+        logits' shape in any of these dtypes; or a :class:`SparseTarget` of (K,), (N, K) or
+        (N, K, d1, ...). The loss is a scalar, or for ``"none"`` has the shape of a class-index
+        target; so has row_weight. The loss's dtype is float32, or float64 for float64 logits.
 
     Raises:
         TypeError: an argument of another type or dtype; a nested or sparse tensor; a DTensor, whose
@@ -168,8 +186,8 @@ class FusedLabelSmoothingLoss(_OfLogits):
         RuntimeError: a backend that is not built or does not fit the device; ``inplace=True`` on a
             leaf that requires grad.
 
-    Gradients of weight, prior, class probabilities and normalizer, second derivatives, and forward
-    mode are taken of the eager formulas; loss and gradient of the logits stay the kernel's.
+    Gradients of weight, prior, probabilities, normalizer and row weights, second derivatives, and
+    forward mode are taken of the eager formulas; loss and gradient of the logits stay the kernel's.
     ``torch.compile`` traces the loss without a graph break, ``torch.vmap`` runs one kernel over all
     samples. A logit of +inf has no honest loss: it is NaN, or +inf where the target's is finite and
     there is no smoothing, and the gradient at that logit is NaN.
@@ -198,11 +216,19 @@ class FusedLabelSmoothingLoss(_OfLogits):
         self.weight, self.prior = weight, prior
 
     def forward(
-        self, logits: Tensor, target: Tensor, *, normalizer: Tensor | float | None = None
+        self,
+        logits: Tensor,
+        target: Target,
+        *,
+        normalizer: Tensor | float | None = None,
+        row_weight: Tensor | None = None,
     ) -> Result:
-        """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
-        weight, prior = self.in_float32("weight"), self.in_float32("prior")
-        return functional.loss(logits, target, weight, prior, normalizer, self.options)
+        """The loss. ``row_weight``, one real number a row, multiplies each row's loss; "mean" then
+        divides by the sum of both weights' products. A row of weight 0 counts nothing, whatever it
+        holds. ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
+        vectors = self.in_float32("weight"), self.in_float32("prior")
+        given = Inputs(logits, *classes_and_probs(target), *vectors, None, row_weight)
+        return functional.loss(given, normalizer, self.options)
 
 
 class FusedLinearLabelSmoothingLoss(_OfHidden):
@@ -223,7 +249,7 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 (16 bits:
             1024, 64 bits: 256) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less
             memory and more time.
-        recompute: the gradients are made in backward, from the hidden states and two numbers a
+        recompute: the gradients are made in backward, from the hidden states and four numbers a
             row, with the projection done once more: nothing of the weight's size is kept between
             forward and backward. Default: False, in forward. ``reduction="none"`` and
             ``torch.compile`` always recompute.
@@ -232,9 +258,10 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
     taken too, with the same meaning and defaults.
 
     Shape:
-        hidden (D,), (N, D) or (..., D) in float16, bfloat16, float32 or float64; target (), (N,) or
-        (...), of any integer dtype, or class probabilities with a last axis of C. The loss is a
-        scalar, or for ``"none"`` has the shape of a class-index target; its dtype is float32, or
+        hidden (D,), (N, D) or (..., D) in float16, bfloat16, float32 or float64. target: class
+        indices, (), (N,) or (...), of any integer dtype; class probabilities, with a last axis of
+        C; or a :class:`SparseTarget`, whose last axis is K. The loss is a scalar, or for ``"none"``
+        has the shape of a class-index target; so has row_weight. The loss's dtype is float32, or
         float64 for float64. Under autocast the projection is done in autocast's dtype, as in
         :func:`torch.nn.functional.linear`; gradients have the dtypes of what they belong to.
 
@@ -248,10 +275,10 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         IndexError: as there; the row is that of the batch.
 
     Only those gradients are made that something requires: with a frozen projection nothing of its
-    size. On the CPU, rows that are ignored are left out of the products (not with
-    ``return_stats``, which has a number for each). A second backward, ``create_graph``, torch.func
-    and forward mode work; they take the eager formulas, a chunk at a time. ``torch.compile`` and
-    ``torch.export`` see one operator.
+    size. On the CPU, rows that are ignored or have a weight of 0 are left out of the products (not
+    with ``return_stats``, which has a number for each). A second backward, ``create_graph``,
+    torch.func and forward mode work; they take the eager formulas, a chunk at a time.
+    ``torch.compile`` and ``torch.export`` see one operator.
 
     Formula and sources are those of :class:`FusedLabelSmoothingLoss`, with the logits
     :math:`x = W h + b`; that gradients can be made chunk by chunk in forward is known from Liger,
@@ -284,16 +311,23 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         self.weight, self.prior = weight, prior
 
     def forward(
-        self, hidden: Tensor, target: Tensor, *, normalizer: Tensor | float | None = None
+        self,
+        hidden: Tensor,
+        target: Target,
+        *,
+        normalizer: Tensor | float | None = None,
+        row_weight: Tensor | None = None,
     ) -> Result:
-        """The loss; ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
+        """The loss. ``row_weight``, one real number a row, multiplies each row's loss; "mean" then
+        divides by the sum of both weights' products. A row of weight 0 counts nothing, whatever it
+        holds. ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
         if not _is_its_weight(self.linear):
             raise TypeError(
                 "linear: expected a torch.nn.Linear, whose weight is all there is to it, got "
                 f"{described(self.linear)}, whose forward or hooks would not be called"
             )
         inputs = LinearInputs(
-            *(hidden, self.linear.weight, self.linear.bias, target),
-            *(self.in_float32("weight"), self.in_float32("prior"), None),
+            *(hidden, self.linear.weight, self.linear.bias, *classes_and_probs(target)),
+            *(self.in_float32("weight"), self.in_float32("prior"), None, row_weight),
         )
         return linear.loss(inputs, normalizer, self.options)

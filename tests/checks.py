@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from reference import Reference, reference
+from reference import Reference, Target, reference
 from torch import Tensor
 
 from labelsmooth import label_smoothing_loss
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 def run(
-    logits: Tensor, target: Tensor, *, grad_loss: Tensor | None = None, **options: Any
+    logits: Tensor, target: Target, *, grad_loss: Tensor | None = None, **options: Any
 ) -> Outcome:
     """The loss and its gradient. The logits' memory is used as it lies: strides and alignment."""
     leaf = logits.detach().requires_grad_()
@@ -94,7 +94,7 @@ def assert_equals_reference(
 
 def check(
     logits: Tensor,
-    target: Tensor,
+    target: Target,
     *,
     backend: str,
     grad_loss: Tensor | None = None,

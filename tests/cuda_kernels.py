@@ -23,7 +23,8 @@ from ptxsim.cuda_runtime import Gpu
 from torch import Tensor
 
 import labelsmooth
-from labelsmooth._backends.native import REDUCTIONS
+from labelsmooth._backends import eager
+from labelsmooth._backends.native import REDUCTIONS, SMOOTH_OVER, can_read_once
 from labelsmooth._call.problem import Inputs, Options, Outputs
 
 CSRC = ROOT / "csrc"
@@ -54,13 +55,15 @@ class _Matrix(ctypes.Structure):
 
 
 class _ClassSums(ctypes.Structure):
-    _fields_ = _fields(ctypes.c_double, "coef", "coef_log")
+    _fields_ = _fields(ctypes.c_double, "coef", "coef_log", "prior")
 
 
 class _LossOptions(ctypes.Structure):
     _fields_ = [
-        *_fields(ctypes.c_double, "smoothing", "lse_square_scale", "logit_scale", "softcap"),
-        *_fields(ctypes.c_bool, "over_others", "kl_div", "from_log_probs"),
+        *_fields(ctypes.c_double, "smoothing", "lse_square_scale", "logit_scale"),
+        *_fields(ctypes.c_double, "softcap", "lowest"),
+        ("smooth_over", ctypes.c_int),
+        *_fields(ctypes.c_bool, "weight_over_target", "kl_div", "from_log_probs"),
     ]
 
 
@@ -72,14 +75,19 @@ class LossProblem(ctypes.Structure):
         *_fields(ctypes.c_int64, "rows", "classes", "inner"),
         *_fields(_Matrix, "logits", "grad_logits"),
         ("target", ctypes.c_void_p),
+        ("target_classes", ctypes.c_int64),
+        ("sparse_probs", ctypes.c_void_p),
         ("target_probs", _Matrix),
+        ("probs_dtype", ctypes.c_int),
         ("ignore_index", ctypes.c_int64),
+        ("row_weight", ctypes.c_void_p),
         *_fields(ctypes.c_void_p, "weight", "prior", "class_coef"),
         ("class_sums", _ClassSums),
         ("options", _LossOptions),
         ("grad_loss", ctypes.c_void_p),
         ("grad_loss_stride", ctypes.c_int64),
-        *_fields(ctypes.c_void_p, "denominator", "loss", "row_shift", "row_sum_exp"),
+        *_fields(ctypes.c_void_p, "denominator", "loss"),
+        *_fields(ctypes.c_void_p, "row_shift", "row_sum_exp", "row_mass", "row_beta"),
         *_fields(ctypes.c_void_p, "lse", "nll", "predicted"),
     ]
 
@@ -158,29 +166,35 @@ def kernel_of(report: Report) -> str:
 class SimulatedCuda:
     """The pair of functions that labelsmooth._backends.native has, on one simulated GPU.
 
-    `logits` and `grad_logits` are those of the last call, whose traffic is in `reports`.
+    `inputs` and `grad_logits` are those of the last call, whose traffic is in `reports`.
     """
 
-    logits: Tensor
+    inputs: Inputs
     grad_logits: Tensor
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
 
     @property
+    def logits(self) -> Tensor:
+        return self.inputs.logits
+
+    @property
     def reports(self) -> list[Report]:
         return self.gpu.reports
 
     def forward(self, inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
+        if not can_read_once(inputs, options):
+            return eager.forward(inputs, options, with_grad=with_grad)
         logits, dtype = inputs.logits, loss_dtype(inputs.logits)
         rows = logits[:, 0].shape
         loss = torch.empty(rows, dtype=dtype)
-        row_stats = torch.empty(4 if options.return_stats else 2, loss.numel(), dtype=dtype)
+        row_stats = torch.empty(6 if options.return_stats else 4, loss.numel(), dtype=dtype)
         predicted = torch.empty(rows if options.return_stats else 0, dtype=torch.int64)
         grad = torch.empty(0)
         if with_grad:
             grad = logits if options.inplace else torch.empty_like(logits)
-        self.logits, self.grad_logits = logits, grad
+        self.inputs, self.grad_logits = inputs, grad
         call = _Call(self.gpu, inputs, options)
         call.problem.loss = call.output(loss)
         call.take_stats(row_stats, self.gpu.output)
@@ -205,7 +219,7 @@ class SimulatedCuda:
         inplace: bool,
     ) -> Tensor:
         grad = inputs.logits if inplace else torch.empty_like(inputs.logits)
-        self.logits, self.grad_logits = inputs.logits, grad
+        self.inputs, self.grad_logits = inputs, grad
         call = _Call(self.gpu, inputs, options)
         call.problem.grad_loss = call.input(grad_loss.contiguous())
         call.problem.grad_loss_stride = int(options.reduction == "none")
@@ -226,17 +240,21 @@ class _Call:
 
     def __init__(self, gpu: Gpu, inputs: Inputs, options: Options) -> None:
         self.gpu, self.options, self.outputs = gpu, options, list[Tensor]()
-        logits, target, weight, prior, normalizer = inputs
-        gpu.tensor(logits)
+        gpu.tensor(inputs.logits)
         self.problem = problem_of(inputs, options)
-        if target.is_floating_point():
-            gpu.tensor(target)
+        if inputs.target.is_floating_point():
+            gpu.tensor(inputs.target)
         else:
-            self.problem.target = self.input(target.long().contiguous())
-        for name, vector in (("weight", weight), ("prior", prior)):
-            if vector is not None:
+            self.problem.target = self.input(inputs.target.long().contiguous())
+        if inputs.target_probs is not None:
+            self.problem.target_classes = inputs.target.shape[1]
+            probs = inputs.target_probs.to(loss_dtype(inputs.logits))
+            self.problem.sparse_probs = self.input(probs.contiguous())
+        for name in ("weight", "prior", "row_weight"):
+            if (vector := getattr(inputs, name)) is not None:
+                vector = vector.to(loss_dtype(inputs.logits)).contiguous()
                 setattr(self.problem, name, self.input(vector))
-        self.normalizer = normalizer if options.reduction == "mean" else None
+        self.normalizer = inputs.normalizer if options.reduction == "mean" else None
 
     def input(self, tensor: Tensor) -> int:
         self.gpu.tensor(tensor)  # which also keeps it alive
@@ -249,7 +267,7 @@ class _Call:
 
     def take_stats(self, row_stats: Tensor, register: Any) -> None:
         register(row_stats)
-        names = ("row_shift", "row_sum_exp", "lse", "nll")
+        names = ("row_shift", "row_sum_exp", "row_mass", "row_beta", "lse", "nll")
         for name, row in zip(names, row_stats, strict=False):
             setattr(self.problem, name, row.data_ptr())
 
@@ -284,16 +302,20 @@ def problem_of(inputs: Inputs, options: Options) -> LossProblem:
         classes=logits.shape[1],
         inner=logits.shape[2] if logits.dim() == 3 else 1,
         logits=_Matrix.of(logits),
+        target_classes=1,
         ignore_index=options.ignore_index,
     )
     if target.is_floating_point():
         problem.target_probs = _Matrix.of(target)
+        problem.probs_dtype = DTYPES.index(target.dtype)
     problem.options = _LossOptions(
         options.label_smoothing,
         options.lse_square_scale,
         options.logit_scale,
         options.softcap or 0.0,
-        options.smooth_over == "others",
+        torch.finfo(logits.dtype).min,
+        SMOOTH_OVER[options.smooth_over],
+        options.weight_over == "target",
         options.objective == "kl_div",
         options.from_log_probs,
     )

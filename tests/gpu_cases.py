@@ -54,7 +54,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ignored class": {"ignore_index": 0},
     "int32": {"targets": "int32"},
     "probabilities": {"targets": "probabilities"},
+    "float32 probabilities": {"targets": "probabilities", "probs_dtype": torch.float32},
+    "float16 probabilities": {"targets": "probabilities", "probs_dtype": torch.float16},
+    "float64 probabilities": {"targets": "probabilities", "probs_dtype": torch.float64},
+    "few": {"targets": "few"},
+    "many": {"targets": "many"},
     "normalizer": {"vectors": ("normalizer",)},
+    "row weight": {"vectors": ("row_weight",), "targets": "ignored"},
+    "weight over the target": {"vectors": ("weight",), "weight_over": "target"},
+    "unmasked": {"smooth_over": "unmasked", "values": "masked"},
+    "unmasked, lowest": {"smooth_over": "unmasked", "values": "lowest", "return_stats": True},
     "statistics": {"return_stats": True},
     "weighted others": {"vectors": ("weight", "prior"), "smooth_over": "others"},
     "weighted kl_div": {
@@ -67,6 +76,40 @@ CHANGES: dict[str, dict[str, Any]] = {
         "targets": "probabilities",
         "objective": "kl_div",
         "return_stats": True,
+    },
+    "weighted few": {
+        "vectors": ("weight", "prior", "row_weight"),
+        "targets": "few",
+        "objective": "kl_div",
+        "lse_square_scale": 0.01,
+        "return_stats": True,
+    },
+    "weighted unmasked": {
+        "vectors": ("weight", "prior", "row_weight"),
+        "smooth_over": "unmasked",
+        "values": "masked",
+        "objective": "kl_div",
+        "softcap": 5.0,
+    },
+    "unmasked few": {
+        "vectors": ("weight", "prior"),
+        "targets": "few",
+        "smooth_over": "unmasked",
+        "values": "masked",
+        "return_stats": True,
+    },
+    "unmasked probabilities": {
+        "vectors": ("weight",),
+        "targets": "probabilities",
+        "weight_over": "target",
+        "smooth_over": "unmasked",
+        "values": "masked probabilities",
+        "return_stats": True,
+    },
+    "weighted kl_div over the target": {
+        "vectors": ("weight", "prior"),
+        "weight_over": "target",
+        "objective": "kl_div",
     },
     "everything": {
         "vectors": ("weight", "prior", "normalizer"),
@@ -113,9 +156,13 @@ def _options() -> list[Case]:
             cases.append(_case(f"{name}, two phases", change, **TWO_PHASES))
     cases += [
         _case(f"{name}, float64", CHANGES[name], dtype=torch.float64)
-        for name in ("weighted kl_div", "weighted probabilities", "everything")
+        for name in (
+            *("weighted kl_div", "weighted probabilities", "everything", "weighted few"),
+            *("float32 probabilities", "float16 probabilities", "weighted unmasked"),
+        )
     ]
-    for name in ("weighted probabilities", "everything"):
+    several = ("weighted probabilities", "weighted few", "many", "weighted unmasked", "everything")
+    for name in several:
         cases.append(_case(f"{name}, long rows", CHANGES[name], shape=(2, 33003)))
         cases.append(
             _case(
@@ -153,8 +200,20 @@ def _layouts() -> list[Case]:
                             options={"inplace": inplace},
                         )
                     )
+    cases += [  # each row's probabilities of another alignment than its logits, wider and narrower
+        _case(
+            f"{_name(dtype)}, {_name(of)} probabilities, {layout}",
+            dtype=dtype,
+            shape=(3, 517),
+            layout=layout,
+            targets="probabilities",
+            probs_dtype=of,
+        )
+        for dtype, of in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16))
+        for layout in ("odd", "columns")
+    ]
     for layout in ("rows", "padded", "columns"):
-        for targets in ("ignored", "probabilities"):
+        for targets in ("ignored", "probabilities", "few"):
             name = f"{layout}, (N, C, S), {targets}"
             options = {"return_stats": True, "inplace": targets == "ignored"}
             cases.append(
@@ -180,7 +239,8 @@ def _values_and_targets() -> list[Case]:
                 )
                 for smoothing in (0.0, 0.1)
             )
-        for targets in ("ignored", "all ignored", "below", "beyond"):
+        bad = ("below", "beyond", "few below", "few beyond")
+        for targets in ("ignored", "all ignored", *bad):
             for one_step in (True, False):
                 phase = "one step" if one_step else "two phases"
                 cases.append(
@@ -210,6 +270,17 @@ def _values_and_targets() -> list[Case]:
                 options={"return_stats": True},
             )
         )
+    # Class 0 may be no point that differences are taken to, nor the first class of a target.
+    cases.extend(
+        Case(
+            f"far masks, {targets}",
+            shape=(2, 300),
+            values="far",
+            targets=targets,
+            options={"label_smoothing": 0.0, "return_stats": True},
+        )
+        for targets in ("classes", "few", "probabilities")
+    )
     masked: dict[str, Any] = {"shape": (2, 300), "values": "class 3"}
     cases.extend(
         Case(f"masked class without {vector}", vectors=(vector,), **masked)

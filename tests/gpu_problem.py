@@ -60,7 +60,9 @@ class Case:
     layout: str = "rows"  # see `_place`
     values: str = "normal"  # see `_values`
     targets: str = "classes"  # see `_targets`
-    vectors: tuple[str, ...] = ()  # "weight", "prior": each 0 for class 3; "normalizer"
+    probs_dtype: torch.dtype | None = None  # of class probabilities, if not that of the logits
+    vectors: tuple[str, ...] = ()  # "weight", "prior": each 0 for class 3; "normalizer"; or
+    # "row_weight", which is 0 for the last row of several
     weight_of_3: float = 0.0  # else no row has class 3 for its target
     prior_of_3: float = 0.0
     one_step: bool = True  # the gradient is made in forward, for grad_loss 1
@@ -81,19 +83,22 @@ class Case:
     def make(self) -> Problem:
         torch.manual_seed(zlib.crc32(self.name.encode()))
         options = Options(**{"label_smoothing": 0.1, **self.options})
-        target = _targets(self)
+        target, probs = _targets(self)
         buffer, logits = _place(_values(self, target, options), self.layout)
         if target.is_floating_point():
             target = _place(target, self.layout)[1]
         accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
         made = {
-            "weight": _with_3(torch.rand(self.classes, dtype=accumulate) + 0.5, 0.0),
+            "weight": _with_3(torch.rand(self.classes, dtype=accumulate) + 0.5, self.weight_of_3),
             "prior": _normalised(_with_3(torch.rand(self.classes, dtype=accumulate) + 0.1, 0.0)),
             "normalizer": torch.tensor(11.0, dtype=accumulate),
+            "row_weight": torch.rand(self.rows, dtype=accumulate) + 0.5,
         }
-        made["weight"] = _with_3(made["weight"], self.weight_of_3)
         made["prior"] = _with_3(made["prior"], self.prior_of_3)
-        inputs = Inputs(logits, target, *(made[n] if n in self.vectors else None for n in made))
+        if made["row_weight"].numel() > 1:
+            made["row_weight"].view(-1)[-1] = 0.0
+        vectors = (made[n] if n in self.vectors else None for n in made)
+        inputs = Inputs(logits, target, probs, *vectors)
         shape = self.rows if options.reduction == "none" else ()
         grad_loss = torch.randn(() if self.expanded else shape, dtype=accumulate).expand(shape)
         if self.one_step:
@@ -109,20 +114,39 @@ def _normalised(prior: Tensor) -> Tensor:
     return (prior.double() / prior.double().sum()).to(prior.dtype)
 
 
-def _targets(case: Case) -> Tensor:
+def _targets(case: Case) -> tuple[Tensor, Tensor | None]:
     """classes        the first, the last, and others
     ignored        as classes, but the second row is ignored; "all ignored": every one is
     below, beyond  as ignored, but the first row's target is -1, C
     int32          as ignored, in that dtype
-    probabilities  of every class but class 3; of the logits' dtype
+    few, many      3 or 70 classes a row with their probabilities; some of them twice, some ignored
+                   in part, the second row wholly; "few below", "few beyond": as few, but one of the
+                   first row's is no class
+    probabilities  of every class but class 3; of the logits' dtype, or probs_dtype
     """
     if case.targets == "probabilities":
         probs = torch.randn(case.shape).softmax(1)
         probs[:, 3:4] = 0.0
-        return probs.to(case.dtype)
-    target = torch.randint(case.classes, case.rows)
+        if case.values in ("masked probabilities", "far"):
+            probs[:, ::2] = 0.0
+        return probs.to(case.probs_dtype or case.dtype), None
+    kind, *more = case.targets.split()
+    several = {"few": 3, "many": 70}.get(kind)
+    outer, *inner = case.rows
+    shape = case.rows if several is None else (outer, several, *inner)
+    target = torch.randint(case.classes, shape)
     if case.weight_of_3 != 0:
         target[target == 3] = 4
+    if several is not None:
+        of_rows = target.movedim(1, -1)  # a view
+        of_rows[..., 2] = of_rows[..., 0]
+        rows = of_rows.unbind(0) if not inner else [r for o in of_rows.unbind(0) for r in o]
+        for row in rows[:1]:
+            row[1] = {"below": -1, "beyond": case.classes}[more[0]] if more else IGNORED
+        for row in rows[1:2]:
+            row[:] = IGNORED
+        accumulate = torch.float64 if case.dtype == torch.float64 else torch.float32
+        return target, torch.rand(shape, dtype=accumulate) / several
     rows = target.view(-1)
     rows[:1], rows[1:2] = 0, case.classes - 1
     if case.targets != "classes":
@@ -131,14 +155,16 @@ def _targets(case: Case) -> Tensor:
         rows[:] = IGNORED
     if case.targets in ("below", "beyond"):
         rows[:1] = -1 if case.targets == "below" else case.classes
-    return target.int() if case.targets == "int32" else target
+    return (target.int() if case.targets == "int32" else target), None
 
 
 def _values(case: Case, target: Tensor, options: Options) -> Tensor:
     """normal        a few units around 0
     offset        around 10000
     half, masked  as normal, but the first half of the classes, every second class is -inf (the
-                  target's logit excepted)
+                  target's logit excepted); "lowest": as masked, but the lowest finite number;
+                  "masked probabilities": as masked, and those classes have no probability; "far":
+                  as masked, but -1e9, which is a logit like any other
     target        as normal, but the target's logit is -inf
     class 3       as normal, but class 3, which has no weight, prior or probability, is -inf
     empty         as normal, but the second row is -inf; "garbage": NaN
@@ -153,13 +179,19 @@ def _values(case: Case, target: Tensor, options: Options) -> Tensor:
     x = x.to(case.dtype)
     if case.values == "class 3":
         x[:, 3:4] = -INF
-    if case.values in ("half", "masked", "target"):
-        inside = target.clamp(0, case.classes - 1).long().unsqueeze(1)
+    dense = target.is_floating_point()
+    if case.values == "masked probabilities" or (case.values == "far" and dense):
+        x[:, ::2] = -INF if case.values == "masked probabilities" else -1e9
+    elif case.values in ("half", "masked", "lowest", "target", "far"):
+        inside = target.clamp(0, case.classes - 1).long()
+        if inside.dim() < x.dim():
+            inside = inside.unsqueeze(1)
         kept = x.gather(1, inside)
         if case.values == "half":
             x[:, : case.classes // 2] = -INF
-        elif case.values == "masked":
-            x[:, ::2] = -INF
+        elif case.values != "target":
+            masks = {"masked": -INF, "lowest": torch.finfo(case.dtype).min, "far": -1e9}
+            x[:, ::2] = masks[case.values]
         x.scatter_(1, inside, torch.full_like(kept, -INF) if case.values == "target" else kept)
     if case.values in ("empty", "garbage"):
         x[1] = -INF if case.values == "empty" else math.nan
@@ -196,16 +228,19 @@ def _truth(inputs: Inputs, options: Options, grad_loss: Tensor) -> tuple[Referen
     bad = torch.zeros(rows, dtype=torch.bool)
     if not target.is_floating_point():
         classes = inputs.logits.shape[1]
-        bad = (target != options.ignore_index) & ((target < 0) | (target >= classes))
-        target = target.where(~bad, options.ignore_index)
+        wrong = (target != options.ignore_index) & ((target < 0) | (target >= classes))
+        bad = wrong if inputs.target_probs is None else wrong.any(1)
+        of_row = bad if inputs.target_probs is None else bad.unsqueeze(1)
+        target = target.masked_fill(of_row, options.ignore_index)
     truth = reference(
         inputs.logits,
-        target,
+        target if inputs.target_probs is None else (target, inputs.target_probs),
         inputs.weight,
         options.ignore_index,
         options.reduction,
         options.label_smoothing,
         smooth_over=options.smooth_over,
+        weight_over=options.weight_over,
         prior=inputs.prior,
         objective=options.objective,
         from_log_probs=options.from_log_probs,
@@ -213,6 +248,7 @@ def _truth(inputs: Inputs, options: Options, grad_loss: Tensor) -> tuple[Referen
         logit_scale=options.logit_scale,
         softcap=options.softcap,
         normalizer=inputs.normalizer,
+        row_weight=inputs.row_weight,
         grad_loss=grad_loss,
     )
     per_row = options.reduction == "none"
@@ -261,12 +297,13 @@ def check_case(case: Case, backend: Backend) -> Outputs:
 def _check_stats(case: Case, problem: Problem, outputs: Outputs) -> None:
     truth, kept = problem.truth, ~problem.bad
     if not problem.options.return_stats:
-        assert outputs.row_stats.shape == (2, problem.bad.numel())
+        assert outputs.row_stats.shape == (4, problem.bad.numel())
         assert outputs.predicted.numel() == 0
         return
-    _, _, lse, nll = (stat.view(case.rows) for stat in outputs.row_stats)
+    *_, lse, nll = (stat.view(case.rows) for stat in outputs.row_stats)
     if not problem.inputs.target.is_floating_point():  # the reference blanks what is ignored
-        kept = kept & (problem.inputs.target != problem.options.ignore_index)
+        counts = problem.inputs.target != problem.options.ignore_index
+        kept = kept & (counts if problem.inputs.target_probs is None else counts.any(1))
     close = {"rtol": ACCUMULATION[case.dtype], "atol": ACCUMULATION[case.dtype]}
     torch.testing.assert_close(nll.double(), truth.nll, **close, equal_nan=True)
     torch.testing.assert_close(lse.double()[kept], truth.lse[kept], **close)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from reference import reference
+from reference import Target, reference
 from torch import Tensor
 
 from labelsmooth import linear_label_smoothing_loss
@@ -61,7 +61,7 @@ def targets(rows: int, classes: int) -> Tensor:
 
 
 def run(
-    given: Projection, target: Tensor, *, grad_loss: Tensor | None = None, **options: Any
+    given: Projection, target: Target, *, grad_loss: Tensor | None = None, **options: Any
 ) -> Outcome:
     leaves = given.leaves()
     hidden, linear_weight, linear_bias = leaves
@@ -74,7 +74,7 @@ def run(
 
 
 def truth(
-    given: Projection, target: Tensor, *, grad_loss: Tensor | None = None, **options: Any
+    given: Projection, target: Target, *, grad_loss: Tensor | None = None, **options: Any
 ) -> Outcome:
     """By the dense reference of the loss, and the three products written out."""
     hidden, linear_weight, linear_bias = (

@@ -14,6 +14,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
+from labelsmooth import SparseTarget
+
 # Most sizes around the edges of vectors, of the unrolled step and of several of them.
 CLASSES = st.integers(1, 70) | st.sampled_from([127, 128, 129, 255, 257, 1000, 1025])
 
@@ -22,7 +24,7 @@ class Problem(NamedTuple):
     """The arguments of one call; `options` are keywords that `check` and the loss understand."""
 
     logits: Tensor
-    target: Tensor
+    target: Any  # a tensor or, where `several` are drawn, a SparseTarget
     options: dict[str, Any]
 
     @property
@@ -104,15 +106,25 @@ def masked(logits: Tensor, class_axis: int, part: float) -> Tensor:
 
 
 @st.composite
-def targets(draw: st.DrawFn, problem: Problem) -> Problem:
-    """Class indices of any integer dtype, some or all rows ignored, or class probabilities."""
+def targets(draw: st.DrawFn, problem: Problem, several: bool) -> Problem:
+    """Class indices of any integer dtype, some or all rows ignored; class probabilities of any
+    floating-point dtype; with `several` a few classes a row too."""
     logits, _, options = problem
     classes = logits.shape[problem.class_axis]
-    kind = draw(st.sampled_from(["indices", "some ignored", "all ignored", "probabilities"]))
-    if kind == "probabilities" and options["smooth_over"] == "all":
+    kinds = ["indices", "some ignored", "all ignored"]
+    if options["smooth_over"] != "others":
+        kinds += ["probabilities"] + ["sparse"] * several
+    kind = draw(st.sampled_from(kinds))
+    if kind == "probabilities":
         target = (2 * torch.randn(logits.shape)).softmax(problem.class_axis)
-        target = target.masked_fill(torch.rand(logits.shape) < 0.2, 0.0).to(logits.dtype)
+        target = target.masked_fill(torch.rand(logits.shape) < 0.2, 0.0)
+        target = target.to(draw(st.sampled_from([logits.dtype, *DTYPES])))
         return Problem(logits, draw(memory_layouts(target)), options)
+    if kind == "sparse":
+        shape = list(logits.shape)
+        shape[problem.class_axis] = draw(st.integers(1, 5) | st.sampled_from([40]))
+        named = torch.randint(classes, shape).masked_fill(torch.rand(shape) < 0.3, -100)
+        return Problem(logits, SparseTarget(named, torch.rand(shape) / shape[0]), options)
     dtypes = [torch.int64, torch.int32] + [torch.uint8] * (classes <= 200)
     dtype = draw(st.sampled_from(dtypes))
     target = torch.randint(classes, problem.rows)
@@ -132,8 +144,10 @@ def problems(
     dtypes: list[torch.dtype] = DTYPES,
     reductions: list[str] = REDUCTIONS,
     plain_logits: bool = False,
+    several: bool = False,
 ) -> Problem:
-    """Any valid call. With `plain_logits` the logits are finite and enter the loss as they are."""
+    """Any valid call. With `plain_logits` the logits are finite and enter the loss as they are.
+    With `several` there may be several classes or a weight for each row."""
     draw(seeds())
     dtype = draw(st.sampled_from(dtypes))
     shape = draw(shapes())
@@ -142,7 +156,8 @@ def problems(
     options: dict[str, Any] = {
         "reduction": draw(st.sampled_from(reductions)),
         "label_smoothing": draw(st.sampled_from([0.0, 0.1, 1.0]) | st.floats(0, 1, width=32)),
-        "smooth_over": draw(st.sampled_from(["all", "others"] if classes > 1 else ["all"])),
+        "smooth_over": draw(st.sampled_from(["all", "unmasked"] + ["others"] * (classes > 1))),
+        "weight_over": draw(st.sampled_from(["all", "target"])),
     }
     options |= draw(class_options(classes, dtype))
     optional: dict[str, st.SearchStrategy[Any]] = {"objective": st.just("kl_div")}
@@ -166,7 +181,11 @@ def problems(
         if part and options.get("logit_scale", 1.0) > 0:
             logits = masked(logits, class_axis, part)
     logits = draw(memory_layouts(logits))
-    problem = draw(targets(Problem(logits, torch.empty(0), options)))
+    problem = draw(targets(Problem(logits, torch.empty(0), options), several))
+    if several and draw(st.booleans()):
+        chance = draw(st.sampled_from([0.0, 0.3]))
+        rows = (0.5 + torch.rand(problem.rows)).masked_fill(torch.rand(problem.rows) < chance, 0.0)
+        options["row_weight"] = problem.options["row_weight"] = rows
     assume(not divides_by_weights_of_zero(problem))
     if "weight" in options and draw(st.booleans()):
         options["weight"][unused_classes(problem)] = draw(st.sampled_from([math.inf, math.nan]))
@@ -177,12 +196,15 @@ def unused_classes(problem: Problem) -> Tensor:
     """Of each class, whether no row gives it anything: its weight may be infinite or NaN."""
     _, target, options = problem
     classes = problem.logits.shape[problem.class_axis]
-    if target.is_floating_point():
+    if isinstance(target, SparseTarget):
+        kept = target.classes[(target.classes != -100) & (target.probs != 0)]
+        used = torch.zeros(classes, dtype=torch.bool).index_fill(0, kept.flatten(), True)
+    elif target.is_floating_point():
         used = (target != 0).movedim(problem.class_axis, 0).reshape(classes, -1).any(1)
     else:
         kept = target[target != options.get("ignore_index", -100)].long()
         used = torch.zeros(classes, dtype=torch.bool).index_fill(0, kept.flatten(), True)
-    if options["label_smoothing"] > 0:
+    if options["label_smoothing"] > 0 and options["weight_over"] == "all":
         used |= options["prior"] > 0 if "prior" in options else True
     return ~used
 
@@ -190,7 +212,14 @@ def unused_classes(problem: Problem) -> Tensor:
 def divides_by_weights_of_zero(problem: Problem) -> bool:
     """A mean over rows of weight 0 is 0/0, and of its gradient no element is defined."""
     _, target, options = problem
-    if target.is_floating_point() or "weight" not in options:
-        return False
-    kept = target[target != options.get("ignore_index", -100)].long()
-    return kept.numel() > 0 and not options["weight"][kept].any()
+    rows = options.get("row_weight", torch.ones(problem.rows))
+    if isinstance(target, SparseTarget):
+        kept = (target.classes != -100).any(problem.class_axis)
+        return bool(kept.any()) and not rows[kept].any()
+    if target.is_floating_point():
+        return rows.numel() > 0 and not rows.any()
+    kept = target != options.get("ignore_index", -100)
+    weights = rows[kept]
+    if "weight" in options:
+        weights = weights * options["weight"][target[kept].long()]
+    return weights.numel() > 0 and not weights.any()

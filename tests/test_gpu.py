@@ -15,6 +15,7 @@ from torch import Tensor
 
 from labelsmooth import (
     FusedLabelSmoothingLoss,
+    SparseTarget,
     label_smoothing_loss,
     linear_label_smoothing_loss,
 )
@@ -40,7 +41,7 @@ def problem(rows: int, classes: int, dtype: torch.dtype = torch.float32) -> tupl
     return logits, torch.randint(classes, (rows,), device="cuda")
 
 
-def step(logits: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+def step(logits: Tensor, target: Any, **options: Any) -> tuple[Tensor, Tensor]:
     """Loss and gradient."""
     loss = label_smoothing_loss(logits, target, label_smoothing=SMOOTHING, **options)
     (grad,) = torch.autograd.grad(loss.sum(), logits)
@@ -55,6 +56,15 @@ def test_every_kernel(classes: int, dtype: torch.dtype, backend: str) -> None:
     options = {"label_smoothing": SMOOTHING, "backend": backend}
     check(logits, target, **options, grad_loss=torch.tensor(3.0, device="cuda"), roundings=2)
     check(logits, logits.detach().softmax(1), **options)
+    check(logits, logits.detach().float().softmax(1), **options)
+    pair = SparseTarget.mix(target, target.flip(0), torch.rand(5, device="cuda"))
+    check(logits, pair, **options, row_weight=torch.rand(5, device="cuda"))
+    few = SparseTarget(*(t.expand(5, 70) for t in (target[:, None], pair.probs[:, :1] / 70)))
+    check(logits, few, **options)
+    masks = torch.rand(5, classes, device="cuda") < 0.3
+    masks.scatter_(1, target.clamp(min=0)[:, None], False)
+    masked = logits.detach().masked_fill(masks, torch.finfo(dtype).min)
+    check(masked, target, **options, smooth_over="unmasked")
     columns = logits.detach().t().contiguous().t()
     check(columns, target, **options)
 
@@ -78,6 +88,24 @@ def test_nothing_waits_for_the_gpu(reduction: str, inplace: bool, backend: str) 
             hidden, target, label_smoothing=SMOOTHING, inplace=inplace, **options
         )
         loss.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("share", ["number", "0-d", "rows"])
+def test_mixed_targets_and_row_weights_wait_neither(share: str, backend: str) -> None:
+    logits, target = problem(33, 5000)
+    rows = torch.rand(33, device="cuda")
+    lam = {"number": 0.3, "0-d": rows[0], "rows": rows}[share]
+
+    def mixed_step() -> None:
+        mixed = SparseTarget.mix(target, target.flip(0), lam)
+        step(logits, mixed, row_weight=rows, smooth_over="unmasked", backend=backend)
+
+    mixed_step()  # Triton's compiler may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        mixed_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

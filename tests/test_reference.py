@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import reference, smoothed_target
+from torch import Tensor
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
@@ -55,7 +56,7 @@ def test_is_torchs_kl_divergence(smooth_over: str) -> None:
     log_probs = torch.randn(4, 5, dtype=torch.float64).log_softmax(1)
     target = torch.tensor([0, 3, 3, 4])
     prior = torch.tensor([0.4, 0.0, 0.1, 0.3, 0.2], dtype=torch.float64)
-    q = smoothed_target(target, 5, 0.3, smooth_over, prior)
+    q = smoothed(F.one_hot(target, 5), 0.3, smooth_over, prior)
     torch.testing.assert_close(q.sum(1), torch.ones(4, dtype=torch.float64))
     ours = reference(
         log_probs,
@@ -81,8 +82,43 @@ def test_target_by_hand() -> None:
         ("others", prior): [0.6, 0.2, 0.2],
     }
     for (smooth_over, u), row in cases.items():
-        q = smoothed_target(torch.tensor([0]), 3, 0.4, smooth_over, u)
+        q = smoothed(torch.tensor([[1, 0, 0]]), 0.4, smooth_over, u)
         torch.testing.assert_close(q, torch.tensor([row], dtype=torch.float64))
+
+
+def smoothed(t: Tensor, smoothing: float, smooth_over: str, prior: Tensor | None) -> Tensor:
+    masked = torch.zeros(t.shape, dtype=torch.bool)
+    spread, own = smoothed_target(t.double(), smoothing, smooth_over, prior, masked)
+    return spread + own
+
+
+def test_new_targets_by_hand() -> None:
+    """Three classes of logit 0 and one that is masked: lse = log 3, so each row's loss is a
+    coefficient's sum times log 3."""
+    logits = torch.zeros(1, 4)
+    logits[0, 3] = -torch.inf
+    log3, a = 1.0986122886681098, 0.3
+    weight, two = torch.tensor([2.0, 1.0, 1.0, 1.0]), torch.tensor([[0, 1]])
+    sparse = (two, torch.tensor([[0.5, 0.25]]))
+    unmasked: dict[str, Any] = {"label_smoothing": a, "smooth_over": "unmasked"}
+    cases: list[tuple[Any, dict[str, Any], float]] = [
+        (torch.tensor([0]), unmasked, 1.0),
+        # 2 (1 - a) + 0.1 (2 + 1 + 1), or the smoothing without weights
+        (torch.tensor([0]), unmasked | {"weight": weight, "reduction": "sum"}, 1.8),
+        (
+            torch.tensor([0]),
+            unmasked | {"weight": weight, "weight_over": "target", "reduction": "sum"},
+            1.7,
+        ),
+        (sparse, {}, 0.75),
+        (sparse, {"weight": weight}, 1.25),
+        (sparse, {"ignore_index": 1}, 0.5),
+        (sparse, {"row_weight": torch.tensor([3.0]), "reduction": "sum"}, 2.25),
+        (sparse, {"row_weight": torch.tensor([3.0])}, 0.75),
+    ]
+    for target, options, expected in cases:
+        loss = reference(logits, target, **options).loss.item()
+        assert abs(loss - expected * log3) < 1e-6, (options, loss / log3)
 
 
 def test_additions_by_hand() -> None:

@@ -6,27 +6,38 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-template <class Element, bool soft, bool has_vectors>
+template <class Element, bool general, class Probs>
 void process_by_row(const LossProblem& problem, int64_t begin, int64_t end) {
   TypedProblem<Element>(problem).transformed
-      ? RowKernel<Element, has_vectors, soft, true>(problem).process(begin, end)
-      : RowKernel<Element, has_vectors, soft, false>(problem).process(begin, end);
+      ? RowKernel<Element, general, Probs, true>(problem).process(begin, end)
+      : RowKernel<Element, general, Probs, false>(problem).process(begin, end);
 }
 
-template <class Element, bool soft>
+template <class Element, class Probs>
 void process_target(const LossProblem& problem, int64_t begin, int64_t end) {
-  if (TileKernel<Element, soft>::takes(problem)) {
-    TileKernel<Element, soft>(problem).process(begin, end);
-  } else {
-    problem.class_coef ? process_by_row<Element, soft, true>(problem, begin, end)
-                       : process_by_row<Element, soft, false>(problem, begin, end);
-  }
+  const bool general = problem.class_coef || problem.weight || problem.options.over_unmasked();
+  general ? process_by_row<Element, true, Probs>(problem, begin, end)
+          : process_by_row<Element, false, Probs>(problem, begin, end);
+}
+
+template <class Element>
+void process_probs(const LossProblem& problem, int64_t begin, int64_t end) {
+  using T = typename Accumulate<Element>::type;
+  const DType own = sizeof(T) == 8 ? DType::float64 : DType::float32;
+  problem.probs_dtype == own ? process_target<Element, T>(problem, begin, end)
+                             : process_by_row<Element, true, AnyFloat>(problem, begin, end);
 }
 
 template <class Element>
 void process_element(const LossProblem& problem, int64_t begin, int64_t end) {
-  problem.target ? process_target<Element, false>(problem, begin, end)
-                 : process_target<Element, true>(problem, begin, end);
+  if (TileKernel<Element, false>::takes(problem)) {
+    problem.target && !problem.sparse_probs
+        ? TileKernel<Element, false>(problem).process(begin, end)
+        : TileKernel<Element, true>(problem).process(begin, end);
+  } else {
+    problem.target ? process_target<Element, void>(problem, begin, end)
+                   : process_probs<Element>(problem, begin, end);
+  }
 }
 
 void process_rows(const LossProblem& problem, int64_t begin, int64_t end) {

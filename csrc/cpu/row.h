@@ -8,19 +8,40 @@ namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 // The hardware's own prefetching ends at the page.
 constexpr int64_t prefetch_bytes = 4096;
 
-// has_vectors: the class coefficients are a vector, not the constant 1/C. soft: the target is class
-// probabilities. transformed: the logits are scaled or capped.
+// What the classes of a row, or a part of it, are summed up to.
+template <class T>
+struct RowSums {
+  RowStats<T> stats;
+  T target_dot, target_sum;  // of w_c t_c, where they are probabilities of all classes
+  ClassSums<T> classes;      // of the unmasked classes, where that is asked for
+};
+
+template <class T>
+LABELSMOOTH_HD RowSums<T> empty_sums() {
+  return {empty_stats<T>(), T(0), T(0), {T(0), T(0), T(0)}};
+}
+
+// Probabilities of all classes, of a dtype that is known when it runs.
+struct AnyFloat;
+
+// general: there are class coefficients, class weights or masks; else all v_c are 1/C. Probs: what
+// the target is where it is probabilities of all classes, else void. transformed: the logits are
+// scaled or capped.
 //
 // Loops take a copy of it, so that the compiler knows that no store changes its members.
-template <class Element, bool has_vectors, bool soft, bool transformed>
+template <class Element, bool general, class Probs, bool transformed>
 struct Row {
   using T = typename Accumulate<Element>::type;
   using V = Vec<T>;
+  static constexpr bool is_general = general;
+  static constexpr bool dense = !std::is_void_v<Probs>;
 
   const Element* logits;
-  const Element* target_probs;
+  const void* target_probs;
+  DType probs_dtype;
   const T* class_coef;
   const T* weight;
+  const T* prior;
   T* exps;  // where the exponentials are kept for the gradient, or nullptr
   T uniform;
   LossOptions<T> options;
@@ -30,49 +51,96 @@ struct Row {
   static LABELSMOOTH_HD V classes_at(const Source* source, int64_t c, int64_t count) {
     return whole ? load(source + c) : load_first(source + c, count);
   }
-
   template <bool whole>
-  LABELSMOOTH_HD V logits_at(int64_t c, int64_t count) const {
-    const V x = classes_at<whole>(logits, c, count);
-    return transformed ? transform_logit(x, options) : x;
+  static LABELSMOOTH_HD V classes_at(const T* source, T otherwise, int64_t c, int64_t count) {
+    return source ? classes_at<whole>(source, c, count) : V(otherwise);
   }
 
-  // beta v_c, and kappa w_c t_c on top where the target is class probabilities.
+  LABELSMOOTH_HD V transform(V x0) const { return transformed ? transform_logit(x0, options) : x0; }
   template <bool whole>
-  LABELSMOOTH_HD V coef_at(int64_t c, int64_t count, T beta, T kappa) const {
-    V coef = has_vectors ? classes_at<whole>(class_coef, c, count) : V(uniform);
-    if constexpr (soft) {
-      V probs = V(kappa) * classes_at<whole>(target_probs, c, count);
-      if (has_vectors && weight) probs = weighted(probs, classes_at<whole>(weight, c, count));
-      coef = soft_coef(coef, probs, beta);
-    } else {
-      coef = V(beta) * coef;
-    }
+  LABELSMOOTH_HD V logits_at(int64_t c, int64_t count) const {
+    return transform(classes_at<whole>(logits, c, count));
+  }
+  LABELSMOOTH_HD bool masks() const { return general && options.over_unmasked(); }
+
+  // v_c.
+  template <bool whole>
+  LABELSMOOTH_HD V coef_at(int64_t c, int64_t count, V x0) const {
+    V coef = general ? classes_at<whole>(class_coef, uniform, c, count) : V(uniform);
+    if (masks()) coef = unless_masked(coef, x0, options);
     return whole ? coef : V::first(count, coef, V(T(0)));
   }
 
-  // One more vector of classes in lanes of row statistics, all relative to `shift`.
+  // t_c.
+  LABELSMOOTH_HD V probs_at(int64_t c, int64_t count) const {
+    const auto load = [&](auto* probs) { return load_as<T>(probs + c, count); };
+    if constexpr (std::is_same_v<Probs, AnyFloat>)
+      return with_elements(target_probs, probs_dtype, load);
+    else
+      return load(static_cast<const Probs*>(target_probs));
+  }
+
+  // factor w_c t_c.
   template <bool whole>
-  LABELSMOOTH_HD void accumulate(RowStats<V>& stats, int64_t c, int64_t count, T shift, T beta,
-                                 T kappa) const {
+  LABELSMOOTH_HD V weighted_probs_at(int64_t c, int64_t count, T factor) const {
+    const V probs = V(factor) * probs_at(c, whole ? V::size : count);
+    return general && weight ? weighted(probs, classes_at<whole>(weight, c, count)) : probs;
+  }
+
+  // One more vector of classes in lanes of sums, all relative to `shift`.
+  template <bool whole>
+  LABELSMOOTH_HD void accumulate(RowSums<V>& sums, int64_t c, int64_t count, T shift) const {
     __builtin_prefetch(logits + c + prefetch_bytes / static_cast<int64_t>(sizeof(Element)));
-    V difference = logits_at<whole>(c, count) - V(shift);
+    const V x0 = classes_at<whole>(logits, c, count);
+    V difference = transform(x0) - V(shift);
     if constexpr (!whole) difference = V::first(count, difference, V(-infinity<T>()));
     const V exp_x = exp_of<Element>(difference);
     if (exps) store(exps + c, exp_x);
+    RowStats<V>& stats = sums.stats;
     stats.sum_exp = stats.sum_exp + exp_x;
-    const V coef = coef_at<whole>(c, count, beta, kappa);
-    constexpr bool never_zero = whole && !has_vectors && !soft;
-    stats.coef_dot = stats.coef_dot + (never_zero ? coef * difference : weighted(coef, difference));
-    if constexpr (soft) stats.coef_sum = stats.coef_sum + coef;
+    const V coef = coef_at<whole>(c, count, x0);
+    constexpr bool never_zero = whole && !general;
+    stats.spread_dot =
+        stats.spread_dot + (never_zero ? coef * difference : weighted(coef, difference));
+    if constexpr (dense) {
+      const V probs = weighted_probs_at<whole>(c, count, T(1));
+      sums.target_dot = sums.target_dot + weighted(probs, difference);
+      sums.target_sum = sums.target_sum + probs;
+    }
+    if (masks()) accumulate_classes<whole>(sums.classes, c, count, x0, coef);
   }
 
-  // The gradient of a vector of classes.
+  template <bool whole>
+  LABELSMOOTH_HD void accumulate_classes(ClassSums<V>& sums, int64_t c, int64_t count, V x0,
+                                         V coef) const {
+    V spread = classes_at<whole>(prior, uniform, c, count);
+    if constexpr (!whole) spread = V::first(count, spread, V(T(0)));
+    sums.prior = sums.prior + unless_masked(spread, x0, options);
+    sums.coef = sums.coef + coef;
+    if (options.kl_div) sums.coef_log = sums.coef_log + coef_log_of_class(coef, spread);
+  }
+
+  static LABELSMOOTH_HD void add(RowSums<V>& sums, const RowSums<V>& part) {
+    sums.stats = labelsmooth::add(sums.stats, part.stats);
+    if constexpr (dense) {
+      sums.target_dot = sums.target_dot + part.target_dot;
+      sums.target_sum = sums.target_sum + part.target_sum;
+    }
+    if constexpr (general) {
+      sums.classes.coef = sums.classes.coef + part.classes.coef;
+      sums.classes.coef_log = sums.classes.coef_log + part.classes.coef_log;
+      sums.classes.prior = sums.classes.prior + part.classes.prior;
+    }
+  }
+
+  // The gradient of a vector of classes, without what a target of one or a few has at its own.
   template <bool whole>
   LABELSMOOTH_HD V gradient_at(int64_t c, int64_t count, const GradTerms<T>& terms) const {
-    const V coef = coef_at<whole>(c, count, terms.beta, terms.kappa);
-    if (exps && !transformed) return logit_grad(load(exps + c), coef, terms);
-    const V x = logits_at<whole>(c, count);
+    const bool again = !exps || transformed || masks();
+    const V x0 = again ? classes_at<whole>(logits, c, count) : V(T(0));
+    V coef = V(terms.beta) * coef_at<whole>(c, count, x0);
+    if constexpr (dense) coef = coef + weighted_probs_at<whole>(c, count, terms.kappa);
+    const V x = transform(x0);
     const V exp_x = exps ? load(exps + c) : exp_of<Element>(x - V(terms.shift));
     return sloped(logit_grad(exp_x, coef, terms), x);
   }

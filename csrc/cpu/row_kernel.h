@@ -8,8 +8,8 @@
 // Rows whose classes are not adjacent in memory go through a buffer of one row.
 #pragma once
 
-#include "row.h"
-#include "typed_problem.h"
+#include "entries.h"
+#include "row_sums.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
@@ -17,16 +17,10 @@ namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 constexpr int64_t kept_classes = 131072;
 // While a row's gradient is written, the next row is fetched, if both fit in cache.
 constexpr int64_t read_ahead_classes = 65536;
-// Independent accumulators, which hide the latency of an addition.
-constexpr int unroll = 4;
-// Rounding errors must not grow with the classes: so many vectors are added to an accumulator, then
-// the accumulators to those of a block, then the lanes of a block to the row's sum, a double.
-constexpr int64_t run = 16;
-constexpr int64_t block_classes = 4096;
-
-template <class Element, bool has_vectors, bool soft, bool transformed>
+template <class Element, bool general, class Probs, bool transformed>
 class RowKernel {
-  using R = Row<Element, has_vectors, soft, transformed>;
+  using R = Row<Element, general, Probs, transformed>;
+  static constexpr bool dense = R::dense;
   using T = typename R::T;
   using V = typename R::V;
 
@@ -35,8 +29,9 @@ class RowKernel {
       : problem_(problem),
         typed_(problem),
         classes_(problem.classes),
-        row_{nullptr, nullptr,        typed_.class_coef, typed_.weight,
-             nullptr, typed_.uniform, typed_.options} {}
+        entries_(typed_),
+        row_{nullptr,      nullptr, problem.probs_dtype, typed_.class_coef, typed_.weight,
+             typed_.prior, nullptr, typed_.uniform,      typed_.options} {}
 
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -57,187 +52,176 @@ class RowKernel {
   // ---- the row in hand --------------------------------------------------------------------------
 
   // The row's elements, adjacent: in place, or copied into a buffer.
-  const Element* adjacent(const Matrix& matrix, int64_t row, Buffer<Element>& buffer) const {
-    const Element* source = typed_.row_of(matrix, row);
+  template <class X>
+  const X* adjacent(X* data, const Matrix& matrix, int64_t row,
+                    Buffer<unsigned char>& buffer) const {
+    X* source = data + typed_.offset_of(matrix, row);
     if (matrix.class_stride == 1) return source;
-    Element* copy = buffer.get(classes_);
+    auto* copy = reinterpret_cast<std::remove_const_t<X>*>(
+        buffer.get(classes_ * static_cast<int64_t>(sizeof(X))));
     for (int64_t c = 0; c < classes_; ++c) copy[c] = source[c * matrix.class_stride];
     return copy;
   }
 
   void open(int64_t row) {
-    row_.logits = adjacent(problem_.logits, row, logits_buffer_);
-    if constexpr (soft) {
-      row_.target_probs = adjacent(problem_.target_probs, row, target_buffer_);
-      terms_ = row_terms(T(0), T(1), T(0), typed_.options);
-      terms_.tau = 0;
-    } else {
-      ignored_ = typed_.ignored(row);
-      target_ = ignored_ ? 0 : problem_.target[row];
-      terms_ = row_terms(typed_.prior_of(target_), typed_.weight_of(target_), typed_.sums.coef,
-                         typed_.options);
-    }
+    const auto* logits = static_cast<const Element*>(problem_.logits.data);
+    row_.logits = adjacent(logits, problem_.logits, row, logits_buffer_);
+    if constexpr (dense)
+      row_.target_probs = with_elements(
+          problem_.target_probs.data, problem_.probs_dtype, [&](auto* probs) -> const void* {
+            return adjacent(probs, problem_.target_probs, row, target_buffer_);
+          });
+    else
+      entries_.open(row);
+    ignored_ = !dense && entries_.empty();
+    counts_ = !ignored_ && typed_.row_weight_of(row) != T(0);
   }
 
-  // Fetches the target of a row, where its statistics begin, and tells the gradient what to fetch.
+  // Fetches what a row begins with: the logits of its target; and tells the gradient what to fetch.
   void read_ahead(int64_t row) {
     const Element* next = typed_.row_of(problem_.logits, row);
     const int64_t stride = problem_.logits.class_stride;
-    if (!soft && !typed_.ignored(row)) __builtin_prefetch(next + problem_.target[row] * stride);
+    if constexpr (!dense) {
+      for (int64_t k = 0; k < problem_.target_classes; ++k)
+        __builtin_prefetch(next + clamped(typed_.target_of(row, k)) * stride);
+    }
     read_ahead_ = stride == 1 && classes_ <= read_ahead_classes ? next : nullptr;
   }
 
-  T logit(int64_t c) const { return row_.template logits_at<false>(c, 1).lanes[0]; }
+  // A class, whatever an ignored entry holds.
+  int64_t clamped(int64_t c) const { return c < 0 || c >= classes_ ? 0 : c; }
+
+  T given_logit(int64_t c) const { return load_one(row_.logits + c); }
+  T logit(int64_t c) const { return row_.transform(V(given_logit(c))).lanes[0]; }
 
   // ---- statistics -------------------------------------------------------------------------------
 
-  RowStats<T> row_stats_from(T shift, T beta, T kappa) const {
-    RowStats<double> total = {0, 0, 0, 0};
-    for (int64_t begin = 0; begin < classes_; begin += block_classes) {
-      const int64_t end = begin + block_classes < classes_ ? begin + block_classes : classes_;
-      total = add(total, sum_lanes(block_stats_from(shift, begin, end, beta, kappa)));
-    }
-    return {shift, T(total.sum_exp), T(total.coef_dot), T(total.coef_sum)};
-  }
-
-  RowStats<V> block_stats_from(T shift, int64_t begin, int64_t end, T beta, T kappa) const {
-    const R row = row_;
-    RowStats<V> block = empty_stats<V>();
-    int64_t c = begin;
-    while (c + unroll * V::size <= end) {
-      RowStats<V> parts[unroll];
-      for (RowStats<V>& part : parts) part = empty_stats<V>();
-      for (int64_t k = 0; k < run && c + unroll * V::size <= end; ++k, c += unroll * V::size)
-        for (int i = 0; i < unroll; ++i)
-          row.template accumulate<true>(parts[i], c + i * V::size, V::size, shift, beta, kappa);
-      for (int i = 1; i < unroll; ++i) parts[0] = add(parts[0], parts[i]);
-      block = add(block, parts[0]);
-    }
-    for (; c + V::size <= end; c += V::size)
-      row.template accumulate<true>(block, c, V::size, shift, beta, kappa);
-    if (c < end) row.template accumulate<false>(block, c, end - c, shift, beta, kappa);
-    return block;
-  }
+  RowSums<T> sums_from(T shift) const { return row_sums(row_, classes_, shift); }
 
   // One pass, from a guess at the maximum: the target's logit, so that the loss of a row that is
   // nearly right is the logarithm of nearly 1. Where other logits stand far above it, or it is
   // masked, a second pass takes the true maximum, as rows with class probabilities do at once.
-  RowStats<T> row_stats(T beta, T kappa) const {
-    if constexpr (!soft) {
-      const RowStats<T> row = row_stats_from(finite_or_zero(logit(target_)), beta, kappa);
-      if (row.sum_exp > T(0.5) && row.sum_exp < T(1e12)) return row;
+  RowSums<T> sums() const {
+    if constexpr (!dense) {
+      const int64_t target = entries_.empty() ? 0 : entries_.first().target;
+      const RowSums<T> row = sums_from(finite_or_zero(logit(target)));
+      if (row.stats.sum_exp > T(0.5) && row.stats.sum_exp < T(1e12)) return row;
     }
-    return row_stats_from(finite_or_zero(maximum()), beta, kappa);
-  }
-
-  T maximum() const {
-    V largest(-infinity<T>());
-    int64_t c = 0;
-    for (; c + V::size <= classes_; c += V::size)
-      largest = max(row_.template logits_at<true>(c, V::size), largest);
-    if (c < classes_) {
-      const V last = V::first(classes_ - c, row_.template logits_at<false>(c, classes_ - c),
-                              V(-infinity<T>()));
-      largest = max(last, largest);
-    }
-    return max_lanes(largest);
+    return sums_from(finite_or_zero(largest_logit(row_, classes_)));
   }
 
   // ---- loss -------------------------------------------------------------------------------------
 
-  static T& at(void* rows, int64_t row) { return static_cast<T*>(rows)[row]; }
+  static RowSums<T> no_sums() {
+    RowSums<T> sums = empty_sums<T>();
+    sums.stats = {T(0), T(1), T(0)};
+    return sums;
+  }
 
   void forward(int64_t row) {
-    // An ignored row is read only if its lse and argmax are wanted.
-    const bool unread = ignored_ && !problem_.predicted;
-    stats_ = unread ? RowStats<T>{T(0), T(1), T(0), T(0)}
-                    : row_stats(soft ? terms_.beta : T(1), terms_.kappa);
-    at(problem_.row_shift, row) = stats_.shift;
-    at(problem_.row_sum_exp, row) = stats_.sum_exp;
-    if (soft) terms_.mass = stats_.coef_sum;
-    at(problem_.loss, row) = ignored_ ? T(0) : loss();
+    // A row that does not count is read only if its lse and argmax are wanted.
+    const bool unread = !counts_ && !problem_.predicted;
+    sums_ = unread ? no_sums() : sums();
+    const ClassSums<T> classes = row_.masks() ? sums_.classes : typed_.sums;
+    terms_ = row_terms(prior_of_target(), classes, typed_.options);
+    open_entries();
+    terms_.mass += tau();
+    typed_.at(problem_.row_shift, row) = sums_.stats.shift;
+    typed_.at(problem_.row_sum_exp, row) = sums_.stats.sum_exp;
+    typed_.at(problem_.row_mass, row) = terms_.mass;
+    typed_.at(problem_.row_beta, row) = terms_.beta;
+    typed_.at(problem_.loss, row) = counts_ ? typed_.row_weight_of(row) * loss(classes) : T(0);
     if (problem_.predicted) {
-      at(problem_.lse, row) = log_sum_exp(stats_, typed_.options);
-      at(problem_.nll, row) = ignored_ ? T(0) : nll();
+      typed_.at(problem_.lse, row) = log_sum_exp(sums_.stats, typed_.options);
+      typed_.at(problem_.nll, row) = ignored_ ? T(0) : nll();
       problem_.predicted[row] = argmax();
     }
   }
 
   // A backward call finds the statistics where forward left them.
   void recall(int64_t row) {
-    if constexpr (soft) {
-      stats_ = row_stats(terms_.beta, terms_.kappa);
-      terms_.mass = stats_.coef_sum;
-    } else {
-      stats_ = {at(problem_.row_shift, row), at(problem_.row_sum_exp, row), T(0), T(0)};
+    sums_.stats = {typed_.at(problem_.row_shift, row), typed_.at(problem_.row_sum_exp, row), T(0)};
+    terms_ = row_terms(prior_of_target(), typed_.sums, typed_.options);
+    terms_.beta = typed_.at(problem_.row_beta, row);
+    terms_.mass = typed_.at(problem_.row_mass, row);
+    open_entries();
+  }
+
+  // u_y, where the target is one class.
+  T prior_of_target() const {
+    return entries_.empty() ? T(0) : typed_.prior_of(entries_.first().target);
+  }
+
+  TargetTerms<T> terms_of_class(int64_t c, T prob) const {
+    return target_terms(prob, typed_.weight_of(c), typed_.prior_of(c), given_logit(c), terms_,
+                        typed_.options);
+  }
+
+  void open_entries() {
+    for (Entry<T>& entry : entries_) {
+      entry.logit = logit(entry.target);
+      entry.terms = terms_of_class(entry.target, entry.prob);
     }
   }
 
-  T loss() const {
-    RowStats<T> stats = stats_;
-    RowTerms<T> terms = terms_;
-    T target_logit = stats.shift, entropy = 0;
-    if constexpr (soft) {
-      terms.beta = 1;  // coef_dot holds beta and kappa already
-      if (typed_.options.kl_div) entropy = negative_entropy_of_probs();
-    } else {
-      target_logit = logit(target_);
-      if (target_logit == -infinity<T>() && terms.target_coef == 0)
-        stats.coef_dot = coef_dot_without_target();
-      if (typed_.options.kl_div)
-        entropy = negative_entropy(terms, typed_.prior_of(target_), typed_.weight_of(target_),
-                                   typed_.sums);
-    }
-    return row_loss(stats, terms, target_logit, stats.shift, typed_.options) + entropy;
+  // The sum of tau_c.
+  T tau() const {
+    if constexpr (dense) return weighted(terms_.kappa, sums_.target_sum);
+    T sum = 0;
+    for (const Entry<T>& entry : entries_) sum += entry.terms.tau;
+    return sum;
   }
 
-  T coef_dot_without_target() const {
+  T loss(const ClassSums<T>& classes) const {
+    RowStats<T> stats = sums_.stats;
+    T target_dot = dense ? weighted(terms_.kappa, sums_.target_dot) : T(0);
+    for (const Entry<T>& entry : entries_) {
+      const bool infinite = !problem_.sparse_probs && entry.logit - entry.logit != T(0);
+      if (infinite && entry.terms.coef == T(0)) stats.spread_dot = spread_dot_without(entry.target);
+      target_dot += infinite ? weighted(entry.terms.coef, entry.logit)
+                             : weighted(entry.terms.tau, entry.logit - stats.shift);
+    }
+    const T loss = row_loss(stats, terms_, target_dot, stats.shift, typed_.options);
+    if (!typed_.options.kl_div) return loss;
+    return loss + smoothing_entropy(terms_, classes) + entropy();
+  }
+
+  T spread_dot_without(int64_t target) const {
     double sum = 0;  // serial: float32 would lose digits with the classes
-    for (int64_t c = 0; c < classes_; ++c)
-      if (c != target_) sum += weighted(typed_.class_coef_of(c), logit(c) - stats_.shift);
+    for (int64_t c = 0; c < classes_; ++c) {
+      const T coef = unless_masked(typed_.class_coef_of(c), given_logit(c), typed_.options);
+      if (c != target) sum += weighted(coef, logit(c) - sums_.stats.shift);
+    }
     return static_cast<T>(sum);
   }
 
-  T negative_entropy_of_probs() const {
+  T prob_of(int64_t c) const { return row_.probs_at(c, 1).lanes[0]; }
+
+  T entropy() const {
     double sum = 0;  // serial: float32 would lose digits with the classes
-    for (int64_t c = 0; c < classes_; ++c)
-      sum += soft_negative_entropy(typed_.weight_of(c), typed_.prior_of(c),
-                                   T(load_one(row_.target_probs + c)), terms_.beta, terms_.kappa);
+    for (const Entry<T>& entry : entries_) sum += target_entropy(entry.terms);
+    if constexpr (dense)
+      for (int64_t c = 0; c < classes_; ++c) sum += target_entropy(terms_of_class(c, prob_of(c)));
     return static_cast<T>(sum);
   }
 
   T nll() const {
-    const T lse = log_sum_exp_from(stats_.shift, stats_, typed_.options);
-    if constexpr (soft) {
-      double sum = 0;  // serial: float32 would lose digits with the classes
-      for (int64_t c = 0; c < classes_; ++c)
-        sum += soft_nll(T(load_one(row_.target_probs + c)), lse, logit(c) - stats_.shift);
-      return static_cast<T>(sum);
-    } else {
-      return lse - (logit(target_) - stats_.shift);
-    }
+    const T shift = sums_.stats.shift;
+    const T lse = log_sum_exp_from(shift, sums_.stats, typed_.options);
+    double sum = 0;  // serial: float32 would lose digits with the classes
+    for (const Entry<T>& entry : entries_) sum += soft_nll(entry.prob, lse, entry.logit - shift);
+    if constexpr (dense)
+      for (int64_t c = 0; c < classes_; ++c) sum += soft_nll(prob_of(c), lse, logit(c) - shift);
+    return static_cast<T>(sum);
   }
 
   // The first largest logit, or the first NaN.
   int64_t argmax() const {
     int64_t first = classes_;
-    if (!(stats_.sum_exp == stats_.sum_exp)) first = find(std::numeric_limits<T>::quiet_NaN());
-    if (first == classes_) first = find(maximum());
+    if (!(sums_.stats.sum_exp == sums_.stats.sum_exp))
+      first = find_logit(row_, classes_, std::numeric_limits<T>::quiet_NaN());
+    if (first == classes_) first = find_logit(row_, classes_, largest_logit(row_, classes_));
     return first == classes_ ? 0 : first;
-  }
-
-  // The first logit that is `value`, which may be NaN.
-  int64_t find(T value) const {
-    for (int64_t c = 0; c < classes_; c += V::size) {
-      const int64_t count = classes_ - c < V::size ? classes_ - c : V::size;
-      const V x = count == V::size ? row_.template logits_at<true>(c, count)
-                                   : row_.template logits_at<false>(c, count);
-      const auto found = value == value ? x == V(value) : ~(x == x);
-      if (!any_lane<T>(found)) continue;
-      for (int i = 0; i < count; ++i)
-        if (found[i]) return c + i;
-    }
-    return classes_;
   }
 
   // ---- gradient ---------------------------------------------------------------------------------
@@ -247,32 +231,33 @@ class RowKernel {
     const int64_t stride = problem_.grad_logits.class_stride;
     Element* grad = stride == 1 ? destination : grad_buffer_.get(classes_);
     int64_t c = 0;
-    if (ignored_) {
+    if (!counts_) {
       for (; c + V::size <= classes_; c += V::size) store(grad + c, V(T(0)));
       if (c < classes_) store_first(grad + c, V(T(0)), classes_ - c);
     } else {
       const R r = row_;
       const Element* ahead = read_ahead_;
-      const GradTerms<T> terms = grad_terms(stats_, terms_, typed_.incoming(row), typed_.options);
-      const T target_grad = soft ? T(0) : gradient_at_target(terms);
+      const GradTerms<T> terms =
+          grad_terms(sums_.stats, terms_, typed_.incoming(row), typed_.options);
       for (; c + V::size <= classes_; c += V::size) {
         if (ahead) __builtin_prefetch(ahead + c);
         store(grad + c, r.template gradient_at<true>(c, V::size, terms));
       }
       if (c < classes_)
         store_first(grad + c, r.template gradient_at<false>(c, classes_ - c, terms), classes_ - c);
-      if constexpr (!soft) store_one(grad + target_, target_grad);
+      for (const Entry<T>& entry : entries_)
+        store_one(grad + entry.target, gradient_of(entry, terms));
     }
     if (stride != 1)
       for (c = 0; c < classes_; ++c) destination[c * stride] = grad[c];
   }
 
-  // mass p_y and w_y q_y nearly cancel: their difference is rounded once. p_y takes the very
+  // mass p_c and coef_c nearly cancel: their difference is rounded once. p_c takes the very
   // exponential that is in the sum, so that its error cancels too.
-  T gradient_at_target(const GradTerms<T>& terms) const {
-    const V x(logit(target_));
+  T gradient_of(const Entry<T>& entry, const GradTerms<T>& terms) const {
+    const V x(entry.logit);
     const V exp_x = exp_of<Element>(x - V(terms.shift));
-    return row_.sloped(logit_grad(exp_x, V(terms.target_coef), terms), x).lanes[0];
+    return row_.sloped(logit_grad(exp_x, V(terms.scale * entry.terms.coef), terms), x).lanes[0];
   }
 
   const LossProblem& problem_;
@@ -280,14 +265,16 @@ class RowKernel {
   const int64_t classes_;
 
   // The row in hand.
+  Entries<Element> entries_;
   R row_;
-  int64_t target_ = 0;
   bool ignored_ = false;
+  bool counts_ = true;  // neither ignored nor of weight 0
   const Element* read_ahead_ = nullptr;
-  RowTerms<T> terms_{};
-  RowStats<T> stats_{};
+  RowTerms<T> terms_;
+  RowSums<T> sums_;
   Buffer<T> exps_buffer_;
-  Buffer<Element> logits_buffer_, target_buffer_, grad_buffer_;
+  Buffer<unsigned char> logits_buffer_, target_buffer_;
+  Buffer<Element> grad_buffer_;
 };
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

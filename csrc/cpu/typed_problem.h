@@ -1,7 +1,6 @@
 // A problem as the kernels for one dtype read it.
 #pragma once
 
-#include "../kernels.h"
 #include "vec_memory.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
@@ -40,11 +39,13 @@ class TypedProblem {
         class_coef(static_cast<const T*>(problem.class_coef)),
         weight(static_cast<const T*>(problem.weight)),
         prior(static_cast<const T*>(problem.prior)),
+        row_weight(static_cast<const T*>(problem.row_weight)),
         uniform(T(1) / static_cast<T>(problem.classes)),
-        sums{T(problem.class_sums.coef), T(problem.class_sums.coef_log)},
+        sums{T(problem.class_sums.coef), T(problem.class_sums.coef_log), T(1)},
         options{T(problem.options.label_smoothing), T(problem.options.lse_square_scale),
                 T(problem.options.logit_scale),     T(problem.options.softcap),
-                problem.options.over_others,        problem.options.kl_div,
+                T(problem.options.lowest),          problem.options.smooth_over,
+                problem.options.weight_over_target, problem.options.kl_div,
                 problem.options.from_log_probs},
         transformed(problem.options.logit_scale != 1 || problem.options.softcap > 0) {}
 
@@ -52,7 +53,17 @@ class TypedProblem {
   T weight_of(int64_t c) const { return weight ? weight[c] : T(1); }
   T class_coef_of(int64_t c) const { return class_coef ? class_coef[c] : uniform; }
 
-  bool ignored(int64_t row) const { return untyped.target[row] == untyped.ignore_index; }
+  T row_weight_of(int64_t row) const { return row_weight ? row_weight[row] : T(1); }
+  T& at(void* rows, int64_t row) const { return static_cast<T*>(rows)[row]; }
+
+  // The k-th class of a row's target, of which nothing is asked if it is ignored; and its t_c.
+  int64_t target_of(int64_t row, int64_t k) const {
+    return untyped.target[entry_of(untyped, row, k)];
+  }
+  T target_prob_of(int64_t row, int64_t k) const {
+    if (!untyped.sparse_probs) return T(1);
+    return static_cast<const T*>(untyped.sparse_probs)[entry_of(untyped, row, k)];
+  }
 
   // What the gradient of a row is scaled by.
   T incoming(int64_t row) const {
@@ -60,15 +71,17 @@ class TypedProblem {
                   ? static_cast<const T*>(untyped.grad_loss)[row * untyped.grad_loss_stride]
                   : T(1);
     if (untyped.denominator) scale /= *static_cast<const T*>(untyped.denominator);
-    return scale;
+    return scale * row_weight_of(row);
   }
 
-  // The first class of a row.
-  Element* row_of(const Matrix& matrix, int64_t row) const {
-    Element* data = static_cast<Element*>(matrix.data);
-    if (untyped.inner == 1) return data + row * matrix.outer_stride;
-    return data + (row / untyped.inner) * matrix.outer_stride +
+  // Where the first class of a row lies.
+  int64_t offset_of(const Matrix& matrix, int64_t row) const {
+    if (untyped.inner == 1) return row * matrix.outer_stride;
+    return (row / untyped.inner) * matrix.outer_stride +
            (row % untyped.inner) * matrix.inner_stride;
+  }
+  Element* row_of(const Matrix& matrix, int64_t row) const {
+    return static_cast<Element*>(matrix.data) + offset_of(matrix, row);
   }
 
   const LossProblem& untyped;
@@ -76,6 +89,7 @@ class TypedProblem {
   const T* const class_coef;
   const T* const weight;
   const T* const prior;
+  const T* const row_weight;
   const T uniform;  // 1/C
   const ClassSums<T> sums;
   const LossOptions<T> options;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "vec.h"
+// vec.h first
+#include "../kernels.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
@@ -146,15 +148,6 @@ LABELSMOOTH_HD void store_first(Element* destination, VecOf<Element> x, int64_t 
   for (int64_t i = 0; i < count; ++i) destination[i] = buffer[i];
 }
 
-// `count` elements that lie `stride` elements apart.
-template <class Element>
-LABELSMOOTH_HD VecOf<Element> load_apart(const Element* source, int64_t count, int64_t stride) {
-  if (stride == 1) return load_first(source, count);
-  Element buffer[VecOf<Element>::size] = {};
-  for (int64_t i = 0; i < count; ++i) buffer[i] = source[i * stride];
-  return load(buffer);
-}
-
 template <class Element>
 LABELSMOOTH_HD void store_apart(Element* destination, VecOf<Element> x, int64_t count,
                                 int64_t stride) {
@@ -162,6 +155,41 @@ LABELSMOOTH_HD void store_apart(Element* destination, VecOf<Element> x, int64_t 
   Element buffer[VecOf<Element>::size];
   store(buffer, x);
   for (int64_t i = 0; i < count; ++i) destination[i * stride] = buffer[i];
+}
+
+// `count` elements of any dtype as a vector of T, the other lanes 0.
+template <class T, class Element>
+LABELSMOOTH_HD Vec<T> load_as(const Element* source, int64_t count) {
+  using Own = typename Accumulate<Element>::type;
+  if constexpr (std::is_same_v<Own, T>) {
+    return count == Vec<T>::size ? load(source) : load_first(source, count);
+  } else {
+    Vec<T> x(T(0));
+    for (int64_t i = 0; i < count; ++i)
+      x.lanes[i] = static_cast<T>(load_first(source + i, 1).lanes[0]);
+    return x;
+  }
+}
+
+// `count` elements of any dtype that lie `stride` elements apart, as a vector of T.
+template <class T, class Element>
+LABELSMOOTH_HD Vec<T> load_apart_as(const Element* source, int64_t count, int64_t stride) {
+  if (stride == 1) return load_as<T>(source, count);
+  Element buffer[Vec<T>::size] = {};
+  for (int64_t i = 0; i < count; ++i) buffer[i] = source[i * stride];
+  return load_as<T>(buffer, count);
+}
+
+// use(elements), where `data` is a pointer to those of the dtype.
+template <class Use>
+LABELSMOOTH_HD auto with_elements(const void* data, DType dtype, const Use& use) {
+  switch (dtype) {
+    case DType::float64: return use(static_cast<const double*>(data));
+    case DType::bfloat16: return use(static_cast<const BFloat16*>(data));
+    case DType::float16: return use(static_cast<const Float16*>(data));
+    case DType::float32: break;
+  }
+  return use(static_cast<const float*>(data));
 }
 
 template <class Element>

@@ -38,6 +38,16 @@ DeviceLimits current_device() {
 
 // ---- workspace ----------------------------------------------------------------------------------
 
+// Whether v_c is the same for all classes.
+bool spreads_evenly(const LossProblem& problem) {
+  return !problem.prior && (!problem.weight || problem.options.weight_over_target);
+}
+
+template <class T>
+int64_t sums_bytes(const LossProblem& problem) {
+  return is_soft(problem) ? sizeof(RowSums<T, true>) : sizeof(RowSums<T, false>);
+}
+
 // The pieces of a workspace, each on a boundary of 16 bytes.
 struct Workspace {
   ClassSums<double>* class_sums;
@@ -49,8 +59,8 @@ struct Workspace {
 
   Workspace(const LossProblem& problem, const Plan& plan, void* memory) {
     const bool wide = problem.dtype == DType::float64;
-    const bool in_parts = plan.kernel == Kernel::parts && (problem.loss || !problem.target);
-    const int64_t part = wide ? sizeof(RowSums<double>) : sizeof(RowSums<float>);
+    const bool in_parts = plan.kernel == Kernel::parts && problem.loss;
+    const int64_t part = wide ? sums_bytes<double>(problem) : sums_bytes<float>(problem);
     bytes = 0;
     const auto take = [&](int64_t size) -> void* {
       void* piece = memory ? static_cast<char*>(memory) + bytes : nullptr;
@@ -60,7 +70,7 @@ struct Workspace {
     class_sums = static_cast<ClassSums<double>*>(take(sizeof *class_sums));
     denominator = static_cast<double*>(take(sizeof *denominator));
     partial_sums = static_cast<Pair*>(take(max_partial_sums * sizeof *partial_sums));
-    class_coef = take(problem.weight || problem.prior ? problem.classes * (wide ? 8 : 4) : 0);
+    class_coef = take(spreads_evenly(problem) ? 0 : problem.classes * (wide ? 8 : 4));
     part_sums = take(in_parts ? problem.rows * plan.parts * part : 0);
   }
 };
@@ -84,7 +94,7 @@ template <class T>
 cudaError_t prepare(const LossProblem& problem, Reduction reduction, const void* normalizer,
                     const Workspace& workspace, cudaStream_t stream, Prepared& prepared) {
   prepared.part_sums = workspace.part_sums;
-  if (problem.weight || problem.prior) {
+  if (!spreads_evenly(problem)) {
     const ClassCoefs<T> coefs = {
         static_cast<const T*>(problem.weight),  static_cast<const T*>(problem.prior),
         T(1) / static_cast<T>(problem.classes), typed_options<T>(problem.options),
@@ -97,9 +107,10 @@ cudaError_t prepare(const LossProblem& problem, Reduction reduction, const void*
   if (reduction != Reduction::mean) return cudaSuccess;
   prepared.denominator = normalizer ? normalizer : workspace.denominator;
   if (normalizer) return cudaSuccess;
-  const TargetWeights<T> weights = {problem.target, static_cast<const T*>(problem.weight),
-                                    problem.ignore_index, problem.classes,
-                                    reinterpret_cast<T*>(workspace.denominator)};
+  const bool one_class = problem.target && !problem.sparse_probs;
+  const TargetWeights<T> weights = {
+      target_classes(problem), one_class ? static_cast<const T*>(problem.weight) : nullptr,
+      static_cast<const T*>(problem.row_weight), reinterpret_cast<T*>(workspace.denominator)};
   return sum(weights, problem.rows, workspace.partial_sums, stream);
 }
 

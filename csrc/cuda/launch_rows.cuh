@@ -18,9 +18,14 @@ struct Prepared {
 
 template <class T>
 LossOptions<T> typed_options(const LossOptions<double>& o) {
-  return {T(o.label_smoothing), T(o.lse_square_scale), T(o.logit_scale),
-          T(o.softcap),         o.over_others,         o.kl_div,
+  return {T(o.label_smoothing), T(o.lse_square_scale), T(o.logit_scale),     T(o.softcap),
+          T(o.lowest),          o.smooth_over,         o.weight_over_target, o.kl_div,
           o.from_log_probs};
+}
+
+inline TargetClasses target_classes(const LossProblem& problem) {
+  return {problem.target, problem.target_classes, problem.inner, problem.ignore_index,
+          problem.classes};
 }
 
 template <class Element>
@@ -33,8 +38,11 @@ Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   typed.logits = problem.logits;
   typed.grad_logits = problem.grad_logits;
   typed.target_probs = problem.target_probs;
-  typed.target = problem.target;
-  typed.ignore_index = problem.ignore_index;
+  typed.probs_dtype = problem.probs_dtype;
+  typed.probs_bytes = static_cast<int>(element_bytes(problem.probs_dtype));
+  typed.target = target_classes(problem);
+  typed.sparse_probs = static_cast<const T*>(problem.sparse_probs);
+  typed.row_weight = static_cast<const T*>(problem.row_weight);
   typed.weight = static_cast<const T*>(problem.weight);
   typed.prior = static_cast<const T*>(problem.prior);
   typed.class_coef = static_cast<const T*>(prepared.class_coef);
@@ -48,6 +56,8 @@ Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   typed.loss = static_cast<T*>(problem.loss);
   typed.row_shift = static_cast<T*>(problem.row_shift);
   typed.row_sum_exp = static_cast<T*>(problem.row_sum_exp);
+  typed.row_mass = static_cast<T*>(problem.row_mass);
+  typed.row_beta = static_cast<T*>(problem.row_beta);
   typed.lse = static_cast<T*>(problem.lse);
   typed.nll = static_cast<T*>(problem.nll);
   typed.predicted = problem.predicted;
@@ -76,7 +86,7 @@ class RowLauncher {
   }
 
  private:
-  using Sums = RowSums<typename Problem<Element>::T>;
+  using Sums = RowSums<typename Problem<Element>::T, soft>;
 
   // A grid has at most 2^31 - 1 blocks; more rows than that take several launches.
   // launch(first_row, blocks)
@@ -115,30 +125,26 @@ class RowLauncher {
   }
 
   cudaError_t launch_parts() const {
-    const bool sums = problem_.loss || soft;
-    if (sums) {
-      const auto kernel = sums_kernel<Element, soft>;
+    if (problem_.loss) {
+      const auto sum_up = sums_kernel<Element, soft>;
       const cudaError_t error = in_grids(1, plan_.parts, [&](int64_t first, int64_t blocks) {
         const Grid grid = {blocks, part_kernel_threads};
-        return cuda::launch(kernel, grid, stream_, problem_, first, plan_.parts, part_sums_);
+        return cuda::launch(sum_up, grid, stream_, problem_, first, plan_.parts, part_sums_);
       });
       if (error) return error;
-    }
-    if (problem_.loss) {
       constexpr int64_t rows_per_block = part_kernel_threads / 32;
       const Grid grid = {(problem_.rows + rows_per_block - 1) / rows_per_block,
                          part_kernel_threads};
-      const auto kernel = finish_kernel<Element, soft>;
+      const auto finish = finish_kernel<Element, soft>;
       if (const cudaError_t error =
-              cuda::launch(kernel, grid, stream_, problem_, plan_.parts, part_sums_))
+              cuda::launch(finish, grid, stream_, problem_, plan_.parts, part_sums_))
         return error;
     }
     if (!problem_.grad_logits.data) return cudaSuccess;
     const auto kernel = gradient_kernel<Element, soft>;
     return in_grids(1, plan_.parts, [&](int64_t first, int64_t blocks) {
       const Grid grid = {blocks, part_kernel_threads};
-      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.parts,
-                          sums ? part_sums_ : nullptr);
+      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.parts);
     });
   }
 
@@ -169,8 +175,8 @@ class RowLauncher {
 template <class Element>
 cudaError_t launch_rows(const LossProblem& problem, const Plan& plan, const Prepared& prepared,
                         cudaStream_t stream) {
-  return problem.target ? RowLauncher<Element, false>(problem, plan, prepared, stream).launch()
-                        : RowLauncher<Element, true>(problem, plan, prepared, stream).launch();
+  return is_soft(problem) ? RowLauncher<Element, true>(problem, plan, prepared, stream).launch()
+                          : RowLauncher<Element, false>(problem, plan, prepared, stream).launch();
 }
 
 // Each in a file of its own, so that they compile side by side.

@@ -18,15 +18,7 @@ constexpr int64_t warp_chunks = 8 * 32;  // 4 KB: 1024 classes in float32
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t element_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::float64: return 8;
-    case DType::float32: return 4;
-    case DType::bfloat16:
-    case DType::float16: return 2;
-  }
-  return 0;
-}
+int64_t sum_bytes(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
 
 // The most that any row spans: a row that begins inside a chunk may span one more.
 int64_t chunks_of(const LossProblem& problem) {
@@ -41,8 +33,9 @@ bool adjacent(const Matrix& matrix) { return !matrix.data || matrix.class_stride
 
 void make_strided(Plan& plan, const LossProblem& problem, const DeviceLimits& device, bool twice) {
   plan.kernel = Kernel::strided;
-  const int64_t bytes = problem.classes * element_bytes(problem.dtype) * strided_kernel_threads *
-                        (problem.target ? 1 : 2);
+  const int64_t prob_bytes = problem.target ? 0 : sum_bytes(problem.dtype);
+  const int64_t bytes =
+      problem.classes * (element_bytes(problem.dtype) + prob_bytes) * strided_kernel_threads;
   // Four blocks to a multiprocessor, so that enough loads are under way.
   if (twice && bytes <= device.shared_per_multiprocessor / 4 - reserved_shared)
     plan.shared_bytes = bytes;
@@ -66,17 +59,39 @@ int cluster_of(int64_t row_bytes, int64_t rows, const DeviceLimits& device) {
   return row_bytes <= cluster * limit ? cluster : 0;
 }
 
+// Of a chunk of the logits in shared memory, with its probabilities: those are held as they are
+// where they are as wide as the logits, else in the type of the sums.
+int64_t held_bytes(const LossProblem& problem) {
+  if (problem.target) return chunk_bytes;
+  const int64_t element = element_bytes(problem.dtype);
+  const bool as_wide = element_bytes(problem.probs_dtype) == element;
+  return chunk_bytes + (as_wide ? chunk_bytes : chunk_bytes / element * sum_bytes(problem.dtype));
+}
+
 }  // namespace
 
+int64_t element_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::float64: return 8;
+    case DType::float32: return 4;
+    case DType::bfloat16:
+    case DType::float16: return 2;
+  }
+  return 0;
+}
+
+bool is_soft(const LossProblem& problem) {
+  return !problem.target || problem.sparse_probs || problem.options.over_unmasked();
+}
+
 Plan make_plan(const LossProblem& problem, const DeviceLimits& device) {
-  const bool soft = !problem.target;
-  const bool gradient = problem.grad_logits.data != nullptr;
-  const bool sums = problem.loss || soft;
+  const bool read_twice = problem.loss && problem.grad_logits.data;  // unless it is held
+  const int64_t held = held_bytes(problem);
   Plan plan;
   plan.most_shared_bytes = device.shared_per_block - reserved_shared;
   if (!adjacent(problem.logits) || !adjacent(problem.grad_logits) ||
       !adjacent(problem.target_probs)) {
-    make_strided(plan, problem, device, sums && gradient);
+    make_strided(plan, problem, device, read_twice);
     return plan;
   }
 
@@ -86,18 +101,18 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device) {
     plan.lanes = 4;
     while (plan.lanes < 32 && plan.lanes < chunks) plan.lanes *= 2;
     plan.chunks = static_cast<int>(ceil_div(chunks, plan.lanes));
-    plan.shared_bytes = plan.chunks * warp_kernel_threads * chunk_bytes * (soft ? 2 : 1);
+    plan.shared_bytes = plan.chunks * warp_kernel_threads * held;
     return plan;
   }
 
-  const int64_t row_bytes = chunks * chunk_bytes * (soft ? 2 : 1);
-  if (sums && gradient) {
+  const int64_t row_bytes = chunks * held;
+  if (read_twice) {
     const int cluster = cluster_of(row_bytes, problem.rows, device);
     if (cluster) {
       plan.kernel = Kernel::cluster;
       plan.cluster = cluster;
       plan.chunks = static_cast<int>(chunks_a_part(chunks, cluster));
-      plan.shared_bytes = plan.chunks * chunk_bytes * (soft ? 2 : 1);
+      plan.shared_bytes = plan.chunks * held;
       plan.threads =
           plan.shared_bytes > part_bytes ? cluster_kernel_threads : cluster_kernel_threads / 2;
       return plan;

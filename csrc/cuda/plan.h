@@ -39,6 +39,12 @@ LABELSMOOTH_HD int64_t chunks_a_part(int64_t chunks, int parts) {
   return parts == 1 ? chunks : (chunks + line * parts - 1) / (line * parts) * line;
 }
 
+int64_t element_bytes(DType dtype);
+
+// Whether the kernels are those for any target: probabilities of all classes or of a few, or one
+// class where the smoothing leaves classes out.
+bool is_soft(const LossProblem& problem);
+
 Plan make_plan(const LossProblem& problem, const DeviceLimits& device);
 
 }  // namespace labelsmooth::cuda

@@ -4,58 +4,12 @@
 // the order is the same in every run.
 #pragma once
 
-#include "element.cuh"
+#include "row_sums.cuh"
 
 namespace labelsmooth::cuda {
 
 constexpr unsigned all_lanes = 0xffffffffu;
-constexpr int max_warps = 32;
-
-// The largest logit of a part of a row, and the first class that has it. NaN is larger than all.
-template <class T>
-struct Best {
-  T value;
-  int64_t index;
-};
-
-template <class T>
-__device__ Best<T> combine(const Best<T>& a, const Best<T>& b) {
-  const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
-  const bool larger = a_nan ? false : b_nan || b.value > a.value;
-  const bool same = a_nan ? b_nan : a.value == b.value;
-  return larger || (same && b.index < a.index) ? b : a;
-}
-
-// What only rows with class probabilities t_c need.
-template <class T>
-struct ProbSums {
-  T prob;              // sum_c t_c
-  T nll;               // sum_c t_c (reference - x_c)
-  T negative_entropy;  // sum_c w_c q_c log q_c
-};
-
-template <class T>
-__device__ ProbSums<T> combine(const ProbSums<T>& a, const ProbSums<T>& b) {
-  return {a.prob + b.prob, a.nll + b.nll, a.negative_entropy + b.negative_entropy};
-}
-
-// What adds nothing.
-__device__ inline void make_empty(RowStats<float>& stats) { stats = empty_stats<float>(); }
-__device__ inline void make_empty(RowStats<double>& stats) { stats = empty_stats<double>(); }
-template <class T>
-__device__ void make_empty(Best<T>& best) {
-  best = {-infinity<T>(), INT64_MAX};
-}
-template <class T>
-__device__ void make_empty(ProbSums<T>& sums) {
-  sums = {T(0), T(0), T(0)};
-}
-template <class Sums>
-__device__ Sums empty() {
-  Sums sums;
-  make_empty(sums);
-  return sums;
-}
+constexpr int max_warps = 16;  // a block
 
 template <class Sums>
 __device__ Sums from_lane_across(const Sums& mine, int distance) {

@@ -1,133 +1,100 @@
 // A row as a thread sees it: what it is, how classes are added to its sums, what becomes of them.
 #pragma once
 
-#include "../kernels.h"
 #include "reduce.cuh"
+#include "target.cuh"
 
 namespace labelsmooth::cuda {
-
-// A LossProblem with its types, as the kernels take it.
-template <class Element>
-struct Problem {
-  using T = typename Accumulate<Element>::type;
-
-  int64_t rows, classes, inner;
-  Matrix logits, grad_logits, target_probs;
-  const int64_t* target;
-  int64_t ignore_index;
-  const T *weight, *prior, *class_coef;
-  const ClassSums<double>* class_sums;  // nullptr: 1 and -log C
-  T uniform;                            // 1/C
-  LossOptions<T> options;
-  bool transformed;  // the logits are scaled or capped
-  const T* grad_loss;
-  int64_t grad_loss_stride;
-  const T* denominator;
-  T *loss, *row_shift, *row_sum_exp, *lse, *nll;
-  int64_t* predicted;
-
-  __device__ Element* row_of(const Matrix& matrix, int64_t row) const {
-    Element* data = static_cast<Element*>(matrix.data);
-    if (inner == 1) return data + row * matrix.outer_stride;
-    return data + (row / inner) * matrix.outer_stride + (row % inner) * matrix.inner_stride;
-  }
-  __device__ T weight_of(int64_t c) const { return weight ? weight[c] : T(1); }
-  __device__ T prior_of(int64_t c) const { return prior ? prior[c] : uniform; }
-  __device__ ClassSums<T> sums() const {
-    if (class_sums) return {T(class_sums->coef), T(class_sums->coef_log)};
-    return {T(1), log(uniform)};
-  }
-  __device__ T transformed_logit(Element x) const {
-    return transformed ? transform_logit(T(widen(x)), options) : T(widen(x));
-  }
-};
-
-// What the classes of a row, or a part of it, are summed up to.
-template <class T>
-struct RowSums {
-  RowStats<T> stats = empty_stats<T>();
-  Best<T> best = empty<Best<T>>();           // where the argmax is wanted
-  ProbSums<T> probs = empty<ProbSums<T>>();  // where the target is class probabilities
-};
-
-template <class T>
-__device__ RowSums<T> combine(const RowSums<T>& a, const RowSums<T>& b) {
-  return {combine(a.stats, b.stats), combine(a.best, b.best), combine(a.probs, b.probs)};
-}
 
 template <class Element, bool soft>
 struct Row {
   using T = typename Accumulate<Element>::type;
   using Classes = Chunk<Element>;
+  using Probs = ChunkProbs<Element, soft>;
+  using Sums = RowSums<T, soft>;
 
   const Problem<Element>& problem;
   int64_t index;
-  int64_t target = -1;
-  bool ignored = false, invalid = false;
+  int64_t target = 0;  // a class of the target; of several the first
+  bool ignored = false, invalid = false, weightless;
   RowTerms<T> terms;
+  T tau;          // of all classes of the target
+  T target_coef;  // where it is one class
   T target_logit = 0, reference = 0;
+  bool masked = false;    // the target, where the smoothing leaves masked classes out
   int64_t left_out = -1;  // the target, where its logit is infinite: row_loss takes it by itself
 
   __device__ Row(const Problem<Element>& problem, int64_t index) : problem(problem), index(index) {
-    if constexpr (soft) {
-      terms = row_terms(T(0), T(1), T(0), problem.options);
-      terms.tau = 0;
-    } else {
-      target = problem.target[index];
-      ignored = target == problem.ignore_index;
-      invalid = !ignored && (target < 0 || target >= problem.classes);
-      if (ignored || invalid) target = 0;
-      terms = row_terms(problem.prior_of(target), problem.weight_of(target), problem.sums().coef,
-                        problem.options);
+    const TargetClasses& targets = problem.target;
+    Standing standing = {0, false, false};
+    if constexpr (!soft) {
+      standing = {};
+      standing.see(targets.data[index], targets.ignore_index, problem.classes);
+    } else if (targets.data) {
+      standing = targets.standing(index);
     }
+    ignored = standing.ignored;
+    invalid = standing.invalid;
+    weightless = problem.row_weight_of(index) == T(0);
+    if (!ignored && !invalid) target = standing.first;
+    if constexpr (soft) make_terms(problem.sums());  // for the entropy of each class
+  }
+
+  __device__ void make_terms(const ClassSums<T>& sums) {
+    terms = row_terms(soft ? T(0) : problem.prior_of(target), sums, problem.options);
+    if constexpr (soft) return;
+    const TargetTerms<T> own = terms_of(target, T(1));
+    tau = own.tau;
+    target_coef = own.coef;
+  }
+
+  // Of a class of the target.
+  __device__ TargetTerms<T> terms_of(int64_t c, T prob, bool masked = false) const {
+    const T given = masked ? -infinity<T>() : T(0);  // a logit that tells as much
+    return target_terms(prob, problem.weight_of(c), problem.prior_of(c), given, terms,
+                        problem.options);
   }
 
   __device__ Element* logits() const { return problem.row_of(problem.logits, index); }
   __device__ Element* grad() const { return problem.row_of(problem.grad_logits, index); }
-  __device__ Element* probs() const { return problem.row_of(problem.target_probs, index); }
 
+  __device__ bool counts() const { return !ignored && !invalid && !weightless; }
   // Of such a row no loss and no statistics are wanted, so its logits are not read.
-  __device__ bool unread() const { return (ignored || invalid) && !problem.predicted; }
+  __device__ bool unread() const { return !counts() && !problem.predicted; }
 
-  // Reads the logit that coef_dot is taken to: the target's, or the first. Of `lanes` neighbouring
-  // lanes that share the row one reads, where they are `active`.
+  // Reads the logit that differences are taken to: the target's, or that of class 0. Of `lanes`
+  // neighbouring lanes that share the row one reads, where they are `active`.
   __device__ void read_reference(int lanes, bool active = true) {
-    T logit = 0;
+    T given = 0;
     if ((threadIdx.x & (lanes - 1)) == 0 && active && !unread())
-      logit = problem.transformed_logit(logits()[soft ? 0 : target * problem.logits.class_stride]);
-    if (lanes > 1) logit = __shfl_sync(all_lanes, logit, 0, lanes);
-    reference = finite_or_zero(logit);
-    target_logit = soft ? reference : logit;
-    left_out = !soft && reference != logit ? target : -1;
+      given = T(widen(logits()[target * problem.logits.class_stride]));
+    if (lanes > 1) given = __shfl_sync(all_lanes, given, 0, lanes);
+    target_logit = problem.transformed ? transform_logit(given, problem.options) : given;
+    reference = reference_from(target_logit);
+    if constexpr (soft)
+      masked = unless_masked(T(1), given, problem.options) == T(0);
+    else if (!(target_logit - target_logit == T(0)))
+      left_out = target;
   }
 
   // ---- sums -------------------------------------------------------------------------------------
 
-  __device__ void transformed_logits(const Classes& logits, T (&x)[Classes::size]) const {
-#pragma unroll
-    for (int i = 0; i < Classes::size; ++i) x[i] = widen(logits.at[i]);
-    if (problem.transformed) {
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i) x[i] = transform_logit(x[i], problem.options);
-    }
-  }
-
   // Adds the classes of a chunk. Most chunks are whole, and nothing in them is special.
-  __device__ void accumulate(RowSums<T>& sums, const Classes& logits, const Classes& probs,
-                             int chunk, const Span<Element>& span) const {
-    if (span.whole(chunk) && chunk != span.chunk_of(left_out))
+  __device__ void accumulate(Sums& sums, const Classes& logits, const Probs& probs, int chunk,
+                             const Span<Element>& span) const {
+    if (span.whole(chunk) && (soft || chunk != span.chunk_of(left_out)))
       accumulate_places<true>(sums, logits, probs, chunk, span);
     else
       accumulate_places<false>(sums, logits, probs, chunk, span);
   }
 
   template <bool whole>
-  __device__ void accumulate_places(RowSums<T>& sums, const Classes& logits, const Classes& probs,
+  __device__ void accumulate_places(Sums& sums, const Classes& logits, const Probs& probs,
                                     int chunk, const Span<Element>& span) const {
     const int64_t first = span.first(chunk);
     const int begin = whole ? 0 : span.begin(chunk), end = whole ? Classes::size : span.end(chunk);
     T x[Classes::size];
-    transformed_logits(logits, x);
+    problem.load_logits(x, logits);
     if constexpr (!whole) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
@@ -148,118 +115,144 @@ struct Row {
     for (int i = 0; i < Classes::size; ++i) sum_exp += exp_of<Element>(x[i] - point);
     stats.sum_exp += sum_exp;
 
-    if (whole && !soft && !problem.class_coef) {
+    if (whole && problem.template spreads_evenly<soft>()) {
       T differences = 0;
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i) differences += x[i] - reference;
-      stats.coef_dot += problem.uniform * differences;
+      stats.spread_dot += problem.uniform * differences;
     } else {
       T coef[Classes::size];
-      load_coefs(coef, probs, first, begin, end, soft ? terms.beta : T(1), terms.kappa);
+      problem.template load_spread<soft>(coef, logits, first, begin, end);
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
         if (whole || (i >= begin && i < end && first + i != left_out))
-          accumulate_coef(sums, first + i, coef[i], x[i] - reference, probs.at[i]);
+          stats.spread_dot += weighted(coef[i], x[i] - reference);
+      if constexpr (soft)
+        if (problem.options.over_unmasked())
+          accumulate_unmasked(sums.unmasked, logits, coef, first, begin, end);
     }
     if (problem.predicted) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
         if (i >= begin && i < end) sums.best = combine(sums.best, Best<T>{x[i], first + i});
     }
+    if constexpr (soft)
+      if (probs.any) accumulate_target(sums.target, x, probs, first, begin, end);
   }
 
-  __device__ void accumulate_coef(RowSums<T>& sums, int64_t c, T coef, T difference,
-                                  Element prob) const {
-    sums.stats.coef_dot += weighted(coef, difference);
-    if constexpr (soft) {
-      sums.stats.coef_sum += coef;
-      accumulate_prob(sums.probs, c, T(widen(prob)), difference);
+  __device__ void accumulate_unmasked(ClassSums<T>& sums, const Classes& logits,
+                                      const T (&coef)[Classes::size], int64_t first, int begin,
+                                      int end) const {
+    T prior[Classes::size];
+    load_classes(prior, problem.prior, problem.uniform, first, begin, end);
+#pragma unroll
+    for (int i = 0; i < Classes::size; ++i) {
+      if (i < begin || i >= end) continue;
+      sums.coef += coef[i];
+      sums.prior += unless_masked(prior[i], T(widen(logits.at[i])), problem.options);
+      if (problem.options.kl_div) sums.coef_log += coef_log_of_class(coef[i], prior[i]);
     }
   }
 
-  __device__ void accumulate_prob(ProbSums<T>& sums, int64_t c, T prob, T difference) const {
+  // Places outside the row have probability 0.
+  __device__ void accumulate_target(TargetSums<T>& sums, const T (&x)[Classes::size],
+                                    const Probs& probs, int64_t first, int begin, int end) const {
+    T coef[Classes::size];
+    problem.load_target(coef, probs.at, T(1), first, begin, end);
+#pragma unroll
+    for (int i = 0; i < Classes::size; ++i) {
+      sums.dot += weighted(coef[i], x[i] - reference);
+      sums.coef += coef[i];
+    }
     if (problem.predicted) {
-      sums.prob += prob;
-      sums.nll += soft_nll(prob, T(0), difference);
-    }
-    if (problem.options.kl_div)
-      sums.negative_entropy += soft_negative_entropy(problem.weight_of(c), problem.prior_of(c),
-                                                     prob, terms.beta, terms.kappa);
-  }
-
-  // beta v_c of a chunk's classes, or w_c q_c where the target is class probabilities.
-  __device__ void load_coefs(T (&coef)[Classes::size], const Classes& probs, int64_t first,
-                             int begin, int end, T beta, T kappa) const {
-    load_classes(coef, problem.class_coef, problem.uniform, first, begin, end);
-    if constexpr (soft) {
-      T prob[Classes::size];
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i) prob[i] = kappa * T(widen(probs.at[i]));
-      if (problem.weight) {
-        T weight[Classes::size];
-        load_classes(weight, problem.weight, T(1), first, begin, end);
-#pragma unroll
-        for (int i = 0; i < Classes::size; ++i) prob[i] = weighted(prob[i], weight[i]);
+      for (int i = 0; i < Classes::size; ++i) {
+        sums.prob += probs.at[i];
+        sums.nll += soft_nll(probs.at[i], T(0), x[i] - reference);
       }
+    }
+    if (problem.options.kl_div && !problem.options.over_unmasked()) {
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i) coef[i] = soft_coef(coef[i], prob[i], beta);
-    } else {
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i) coef[i] *= beta;
+      for (int i = 0; i < Classes::size; ++i)
+        if (probs.at[i] != T(0)) sums.entropy += target_entropy(terms_of(first + i, probs.at[i]));
     }
   }
 
   // ---- loss -------------------------------------------------------------------------------------
 
   // After the sums of all parts are combined.
-  __device__ void close(RowSums<T>& sums) {
+  __device__ void close(Sums& sums) {
     sums.stats.shift = finite_or_zero(sums.stats.shift);
-    if constexpr (soft) terms.mass = sums.stats.coef_sum;
-    if (unread()) sums.stats = {T(0), T(1), T(0), T(0)};
+    if (unread()) sums.stats = {T(0), T(1), T(0)};
+    make_terms(class_sums(sums));
+    if constexpr (soft) tau = weighted(terms.kappa, sums.target.coef);
+    terms.mass += tau;
+  }
+
+  __device__ ClassSums<T> class_sums(const Sums& sums) const {
+    if constexpr (soft)
+      if (problem.options.over_unmasked()) return sums.unmasked;
+    return problem.sums();
   }
 
   // By one thread.
-  __device__ void write_loss(const RowSums<T>& sums) const {
+  __device__ void write_loss(const Sums& sums) const {
     const T nan = infinity<T>() - infinity<T>();
     const RowStats<T>& stats = sums.stats;
     problem.row_shift[index] = stats.shift;
     problem.row_sum_exp[index] = stats.sum_exp;
-    problem.loss[index] = ignored ? T(0) : invalid ? nan : loss(sums);
+    problem.row_mass[index] = counts() ? terms.mass : T(0);
+    problem.row_beta[index] = counts() ? terms.beta : T(0);
+    problem.loss[index] = counts()  ? problem.row_weight_of(index) * loss(sums)
+                          : invalid ? nan
+                                    : T(0);
     if (!problem.predicted) return;
     problem.lse[index] = log_sum_exp(stats, problem.options);
     problem.nll[index] = ignored ? T(0) : invalid ? nan : nll(sums);
     problem.predicted[index] = sums.best.index;
   }
 
-  __device__ T loss(const RowSums<T>& sums) const {
-    RowTerms<T> own = terms;
-    T entropy = 0;
-    if constexpr (soft) {
-      own.beta = 1;  // coef_dot holds beta and kappa already
-      entropy = sums.probs.negative_entropy;
-    } else if (problem.options.kl_div) {
-      entropy = negative_entropy(own, problem.prior_of(target), problem.weight_of(target),
-                                 problem.sums());
-    }
-    return row_loss(sums.stats, own, target_logit, reference, problem.options) + entropy;
+  __device__ T loss(const Sums& sums) const {
+    T target_dot;
+    if constexpr (soft)
+      target_dot = weighted(terms.kappa, sums.target.dot);
+    else
+      target_dot = left_out < 0 ? weighted(tau, target_logit - reference)
+                                : weighted(target_coef, target_logit);
+    const T loss = row_loss(sums.stats, terms, target_dot, reference, problem.options);
+    return problem.options.kl_div ? loss + entropy(sums) : loss;
   }
 
-  __device__ T nll(const RowSums<T>& sums) const {
+  // Where beta is known only now, the target is one class.
+  __device__ T entropy(const Sums& sums) const {
+    const T smoothing = smoothing_entropy(terms, class_sums(sums));
+    if constexpr (soft)
+      if (!problem.options.over_unmasked()) return smoothing + sums.target.entropy;
+    return smoothing + target_entropy(terms_of(target, T(1), masked));
+  }
+
+  __device__ T nll(const Sums& sums) const {
     const T lse = log_sum_exp_from(reference, sums.stats, problem.options);
-    return soft ? weighted(sums.probs.prob, lse) + sums.probs.nll
-                : lse - (target_logit - reference);
+    if constexpr (soft)
+      return weighted(sums.target.prob, lse) + sums.target.nll;
+    else
+      return lse - (target_logit - reference);
   }
 
   // ---- gradient ---------------------------------------------------------------------------------
 
   __device__ T incoming() const {
-    T scale = problem.grad_loss ? problem.grad_loss[index * problem.grad_loss_stride] : T(1);
+    T scale = problem.row_weight_of(index);
+    if (problem.grad_loss) scale *= problem.grad_loss[index * problem.grad_loss_stride];
     return problem.denominator ? scale / *problem.denominator : scale;
   }
 
-  // A backward call finds the statistics where forward left them.
-  __device__ RowStats<T> recall() const {
-    return {problem.row_shift[index], problem.row_sum_exp[index], T(0), T(0)};
+  // A backward call finds what forward left.
+  __device__ RowStats<T> recall() {
+    make_terms(problem.sums());
+    terms.mass = problem.row_mass[index];
+    terms.beta = problem.row_beta[index];
+    return {problem.row_shift[index], problem.row_sum_exp[index], T(0)};
   }
 
   __device__ GradTerms<T> grad_terms_from(const RowStats<T>& stats) const {
@@ -271,44 +264,64 @@ struct Row {
     T value[Classes::size];
 #pragma unroll
     for (int i = 0; i < Classes::size; ++i)
-      value[i] = ignored ? T(0) : infinity<T>() - infinity<T>();
+      value[i] = invalid ? infinity<T>() - infinity<T>() : T(0);
     return narrow<Element>(value);
   }
 
   // A chunk of the gradient. Most chunks are whole and hold no target.
-  __device__ Classes gradient(const Classes& logits, const Classes& probs, int chunk,
+  __device__ Classes gradient(const Classes& logits, const Probs& probs, int chunk,
                               const Span<Element>& span, const GradTerms<T>& grad) const {
-    if (span.whole(chunk) && chunk != span.chunk_of(target))
+    if (span.whole(chunk) && (soft || chunk != span.chunk_of(target)))
       return gradient_of_places<true>(logits, probs, chunk, span, grad);
     return gradient_of_places<false>(logits, probs, chunk, span, grad);
   }
 
   template <bool whole>
-  __device__ Classes gradient_of_places(const Classes& logits, const Classes& probs, int chunk,
+  __device__ Classes gradient_of_places(const Classes& logits, const Probs& probs, int chunk,
                                         const Span<Element>& span, const GradTerms<T>& grad) const {
     const int64_t first = span.first(chunk);
     const int begin = whole ? 0 : span.begin(chunk), end = whole ? Classes::size : span.end(chunk);
     T x[Classes::size], value[Classes::size];
-    transformed_logits(logits, x);
+    problem.load_logits(x, logits);
 #pragma unroll
     for (int i = 0; i < Classes::size; ++i) value[i] = exp_of<Element>(x[i] - grad.shift);
-    if (whole && !soft && !problem.class_coef) {
+    if (whole && problem.template spreads_evenly<soft>() && !has_target(probs)) {
       const T coef = grad.beta * problem.uniform;
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef, grad);
     } else {
       T coef[Classes::size];
-      load_coefs(coef, probs, first, begin, end, grad.beta, grad.kappa);
+      problem.template load_spread<soft>(coef, logits, first, begin, end);
+      add_target<whole>(coef, probs, first, begin, end, grad);
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i)
-        value[i] =
-            logit_grad(value[i], !whole && first + i == target ? grad.target_coef : coef[i], grad);
+      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef[i], grad);
     }
     if (problem.transformed) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i) value[i] *= transform_slope(x[i], problem.options);
     }
     return narrow<Element>(value);
+  }
+
+  __device__ static bool has_target(const Probs& probs) {
+    if constexpr (soft) return probs.any;
+    return false;  // the place of one class is not in such a chunk
+  }
+
+  // From v_c to coef_c, scaled as grad is.
+  template <bool whole>
+  __device__ void add_target(T (&coef)[Classes::size], const Probs& probs, int64_t first, int begin,
+                             int end, const GradTerms<T>& grad) const {
+    if constexpr (soft) {
+      T own[Classes::size] = {};
+      if (probs.any) problem.load_target(own, probs.at, grad.kappa, first, begin, end);
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) coef[i] = soft_coef(coef[i], own[i], grad.beta);
+    } else {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i)
+        coef[i] = !whole && first + i == target ? grad.scale * target_coef : grad.beta * coef[i];
+    }
   }
 };
 

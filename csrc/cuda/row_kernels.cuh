@@ -11,8 +11,6 @@
 // everything that its row needs is read.
 #pragma once
 
-#include <cuda_pipeline_primitives.h>
-
 #include "plan.h"
 #include "row.cuh"
 
@@ -35,27 +33,24 @@ struct Lanes {
   __device__ bool leads() const { return first_chunk() == 0; }
 
   template <class T, bool soft>
-  __device__ void combine_sums(RowSums<T>& sums, bool with_best) const {
-    sums.stats = warp_combine(sums.stats, size);
-    if (with_best) sums.best = warp_combine(sums.best, size);
-    if constexpr (soft) sums.probs = warp_combine(sums.probs, size);
+  __device__ void combine_sums(RowSums<T, soft>& sums, const Wanted& wanted) const {
+    for_pieces(sums, wanted, [&](auto& piece) { piece = warp_combine(piece, size); });
     __syncwarp();  // the leader has read the reference before another lane overwrites it
   }
   __device__ void leave() const {}
 };
 
+template <class T, bool soft>
+struct BlockExchange : Exchange<RowStats<T>>, Exchange<Best<T>> {};
 template <class T>
-struct BlockExchange {
-  Exchange<RowStats<T>> stats;
-  Exchange<Best<T>> best;
-  Exchange<ProbSums<T>> probs;
-};
+struct BlockExchange<T, true>
+    : BlockExchange<T, false>, Exchange<TargetSums<T>>, Exchange<ClassSums<T>> {};
 
 // The threads of `size` blocks, each of which has a part of the row.
-template <class T>
+template <class T, bool soft>
 struct Cluster {
   int size;
-  BlockExchange<T>& exchange;
+  BlockExchange<T, soft>& exchange;
 
   __device__ int lanes() const { return 32; }
   __device__ int part() const { return static_cast<int>(blockIdx.x) % size; }
@@ -64,11 +59,10 @@ struct Cluster {
   __device__ int step() const { return static_cast<int>(blockDim.x); }
   __device__ bool leads() const { return part() == 0 && threadIdx.x == 0; }
 
-  template <class Any, bool soft>
-  __device__ void combine_sums(RowSums<Any>& sums, bool with_best) const {
-    sums.stats = cluster_combine(sums.stats, exchange.stats, size);
-    if (with_best) sums.best = cluster_combine(sums.best, exchange.best, size);
-    if constexpr (soft) sums.probs = cluster_combine(sums.probs, exchange.probs, size);
+  __device__ void combine_sums(RowSums<T, soft>& sums, const Wanted& wanted) const {
+    for_pieces(sums, wanted, [&](auto& piece) {
+      piece = cluster_combine<std::decay_t<decltype(piece)>>(piece, exchange, size);
+    });
     if (size > 1) cluster_arrive();
   }
   __device__ void leave() const {
@@ -78,55 +72,53 @@ struct Cluster {
 
 // One chunk of a row on its way to shared memory.
 template <class Element>
-__device__ void fetch(Chunk<Element>* held, const Element* row, int chunk, bool aligned,
+__device__ void fetch(Chunk<Element>* held, const Element* row, int chunk,
                       const Span<Element>& span) {
-  if (aligned && span.whole(chunk))
+  if (span.whole(chunk))
     __pipeline_memcpy_async(held, row + span.first(chunk), sizeof *held);
   else
     *held = span.load(row, chunk, false);
 }
 
 // Each thread computes on the chunks that it fetched itself, so that only the sums are exchanged.
-// `held` has a place for each thread of the block, and so on for its second chunk and those after;
-// behind them, from `held_probs` on, are the probabilities.
+// `shared` has a place for each thread of the block, and so on for its second chunk and those
+// after, `places` in all; behind them are as many for the first piece of each chunk's
+// probabilities, then for the second.
 template <class Element, bool soft, class Team>
 __device__ void process_held(const Problem<Element>& problem, int64_t index, const Team& team,
-                             Chunk<Element>* held, Chunk<Element>* held_probs) {
+                             unsigned char* shared, int places) {
   using T = typename Problem<Element>::T;
   // The lanes of rows beyond the last take part in exchanges and touch nothing.
   const bool active = index < problem.rows;
   Row<Element, soft> row(problem, active ? index : problem.rows - 1);
   const Element* logits = row.logits();
-  const Element* probs = soft ? row.probs() : logits;
   const Span<Element> span(logits, active ? problem.classes : 0, team.part(), team.parts());
-  const bool probs_aligned = span.aligns(probs);
   const int begin = team.first_chunk(), step = team.step();
   const int threads = static_cast<int>(blockDim.x);
-  const bool filled = row.ignored || row.invalid;
-  held += threadIdx.x;
-  held_probs += threadIdx.x;
+  const Target<Element, soft> target(problem, row.index, span, begin, step);
+  Chunk<Element>* held = reinterpret_cast<Chunk<Element>*>(shared) + threadIdx.x;
+  Chunk<T>* held_probs = reinterpret_cast<Chunk<T>*>(shared) + places + threadIdx.x;
 
   if (!row.unread()) {
     for (int chunk = begin, place = 0; chunk < span.chunks; chunk += step, place += threads) {
-      fetch(held + place, logits, chunk, true, span);
-      if constexpr (soft) fetch(held_probs + place, probs, chunk, probs_aligned, span);
+      fetch(held + place, logits, chunk, span);
+      target.fetch(held_probs + place, places, chunk);
     }
     __pipeline_commit();
   }
 
-  RowSums<T> sums;
-  if (problem.loss || soft) {
+  RowSums<T, soft> sums;
+  if (problem.loss) {
     row.read_reference(team.lanes(), active);
     __pipeline_wait_prior(0);
     const int end = row.unread() ? 0 : span.chunks;
     for (int chunk = begin, place = 0; chunk < end; chunk += step, place += threads) {
-      const Chunk<Element> x = load_aligned<Element>(held + place);
-      const Chunk<Element> t = soft ? load_aligned<Element>(held_probs + place) : x;
-      row.accumulate(sums, x, t, chunk, span);
+      row.accumulate(sums, load_aligned<Element>(held + place),
+                     target.fetched(held_probs + place, places, chunk), chunk, span);
     }
-    team.template combine_sums<T, soft>(sums, problem.predicted != nullptr);
+    team.combine_sums(sums, problem.wanted());
     row.close(sums);
-    if (problem.loss && active && team.leads()) row.write_loss(sums);
+    if (active && team.leads()) row.write_loss(sums);
   } else {
     __pipeline_wait_prior(0);
     sums.stats = row.recall();
@@ -138,11 +130,10 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
     const GradTerms<T> terms = row.grad_terms_from(sums.stats);
     for (int chunk = begin, place = 0; chunk < span.chunks; chunk += step, place += threads) {
       Chunk<Element> result = row.filling();
-      if (!filled) {
-        const Chunk<Element> x = load_aligned<Element>(held + place);
-        const Chunk<Element> t = soft ? load_aligned<Element>(held_probs + place) : x;
-        result = row.gradient(x, t, chunk, span, terms);
-      }
+      if (row.counts())
+        result =
+            row.gradient(load_aligned<Element>(held + place),
+                         target.fetched(held_probs + place, places, chunk), chunk, span, terms);
       span.store(grad, chunk, grad_aligned, result);
     }
   }
@@ -158,12 +149,11 @@ __global__ void __launch_bounds__(warp_kernel_threads, 4)
     warp_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, int lanes,
                 int chunks_per_lane) {
   extern __shared__ __align__(16) unsigned char dynamic_shared[];
-  Chunk<Element>* held = reinterpret_cast<Chunk<Element>*>(dynamic_shared);
   const int rows = warp_kernel_threads / lanes;
   const int64_t index =
       first_row + int64_t(blockIdx.x) * rows + static_cast<int>(threadIdx.x) / lanes;
-  process_held<Element, soft>(problem, index, Lanes{lanes}, held,
-                              held + chunks_per_lane * warp_kernel_threads);
+  process_held<Element, soft>(problem, index, Lanes{lanes}, dynamic_shared,
+                              chunks_per_lane * warp_kernel_threads);
 }
 
 template <class Element, bool soft>
@@ -172,10 +162,9 @@ __global__ void __launch_bounds__(cluster_kernel_threads, cluster_kernel_blocks<
                    int chunks_per_block) {
   using T = typename Problem<Element>::T;
   extern __shared__ __align__(16) unsigned char dynamic_shared[];
-  __shared__ BlockExchange<T> exchange;
-  Chunk<Element>* held = reinterpret_cast<Chunk<Element>*>(dynamic_shared);
-  process_held<Element, soft>(problem, first_row + blockIdx.x / size, Cluster<T>{size, exchange},
-                              held, held + chunks_per_block);
+  __shared__ BlockExchange<T, soft> exchange;
+  process_held<Element, soft>(problem, first_row + blockIdx.x / size,
+                              Cluster<T, soft>{size, exchange}, dynamic_shared, chunks_per_block);
 }
 
 // ---- rows summed up in parts, written in parts --------------------------------------------------
@@ -184,18 +173,27 @@ constexpr int part_kernel_threads = 256;
 
 // Chunks whose loads are under way before the first is needed.
 template <class Element, bool soft>
-constexpr int ahead = soft || sizeof(Element) == 8 ? 2 : 4;
+constexpr int ahead = (soft ? 2 : 4) / (sizeof(Element) == 8 ? 2 : 1);
+
+// Of a thread that takes chunks as below.
+template <bool soft, class Element>
+__device__ Target<Element, soft> target_of_thread(const Problem<Element>& problem, int64_t row,
+                                                  const Span<Element>& span) {
+  return {problem, row, span, static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
+}
 
 // load(k, chunk) for the chunks of this thread, `depth` of them before take(k, chunk) of the first.
 template <int depth, class Load, class Take>
 __device__ void for_chunks_ahead(int chunks, const Load& load, const Take& take) {
   const int step = static_cast<int>(blockDim.x);
   int chunk = static_cast<int>(threadIdx.x);
-  for (; chunk + (depth - 1) * step < chunks; chunk += depth * step) {
+  if constexpr (depth > 1) {
+    for (; chunk + (depth - 1) * step < chunks; chunk += depth * step) {
 #pragma unroll
-    for (int k = 0; k < depth; ++k) load(k, chunk + k * step);
+      for (int k = 0; k < depth; ++k) load(k, chunk + k * step);
 #pragma unroll
-    for (int k = 0; k < depth; ++k) take(k, chunk + k * step);
+      for (int k = 0; k < depth; ++k) take(k, chunk + k * step);
+    }
   }
   for (; chunk < chunks; chunk += step) {
     load(0, chunk);
@@ -206,99 +204,82 @@ __device__ void for_chunks_ahead(int chunks, const Load& load, const Take& take)
 template <class Element, bool soft>
 __global__ void __launch_bounds__(part_kernel_threads, 2)
     sums_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, int parts,
-                RowSums<typename Problem<Element>::T>* part_sums) {
+                RowSums<typename Problem<Element>::T, soft>* part_sums) {
   using T = typename Problem<Element>::T;
-  __shared__ BlockExchange<T> exchange;
+  __shared__ BlockExchange<T, soft> exchange;
   Row<Element, soft> row(problem, first_row + blockIdx.x / parts);
   if (row.unread()) return;
   const Element* logits = row.logits();
-  const Element* probs = soft ? row.probs() : logits;
   const int part = static_cast<int>(blockIdx.x) % parts;
   const Span<Element> span(logits, problem.classes, part, parts);
-  const bool probs_aligned = span.aligns(probs);
+  const Target<Element, soft> target = target_of_thread<soft>(problem, row.index, span);
   row.read_reference(32);
 
   constexpr int depth = ahead<Element, soft>;
-  Chunk<Element> held[depth], held_probs[soft ? depth : 1];
-  RowSums<T> sums;
+  Chunk<Element> held[depth];
+  typename Target<Element, soft>::Pieces held_probs[depth];
+  RowSums<T, soft> sums;
   for_chunks_ahead<depth>(
       span.chunks,
       [&](int k, int chunk) {
         held[k] = span.load(logits, chunk, true);
-        if constexpr (soft) held_probs[k] = span.load(probs, chunk, probs_aligned);
+        held_probs[k] = target.load(chunk);
       },
       [&](int k, int chunk) {
-        row.accumulate(sums, held[k], held_probs[soft ? k : 0], chunk, span);
+        row.accumulate(sums, held[k], target.take(held_probs[k], chunk), chunk, span);
       });
-  const Cluster<T> block = {1, exchange};
-  block.template combine_sums<T, soft>(sums, problem.predicted != nullptr);
+  Cluster<T, soft>{1, exchange}.combine_sums(sums, problem.wanted());
   if (threadIdx.x == 0) part_sums[row.index * parts + part] = sums;
 }
 
-// The parts of a row, by one warp.
-template <class T, bool soft>
-__device__ RowSums<T> combined_parts(const RowSums<T>* part_sums, int parts) {
-  RowSums<T> sums;
-  for (int part = static_cast<int>(threadIdx.x % 32); part < parts; part += 32)
-    sums = combine(sums, part_sums[part]);
-  sums.stats = warp_combine(sums.stats);
-  sums.best = warp_combine(sums.best);
-  if constexpr (soft) sums.probs = warp_combine(sums.probs);
-  return sums;
-}
-
+// One warp a row.
 template <class Element, bool soft>
 __global__ void __launch_bounds__(part_kernel_threads, 2)
     finish_kernel(const __grid_constant__ Problem<Element> problem, int parts,
-                  const RowSums<typename Problem<Element>::T>* part_sums) {
+                  const RowSums<typename Problem<Element>::T, soft>* part_sums) {
   using T = typename Problem<Element>::T;
   const int64_t index = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (index >= problem.rows) return;
   Row<Element, soft> row(problem, index);
-  RowSums<T> sums;
+  RowSums<T, soft> sums;
   if (!row.unread()) {
     row.read_reference(32);
-    sums = combined_parts<T, soft>(part_sums + index * parts, parts);
+    for (int part = static_cast<int>(threadIdx.x % 32); part < parts; part += 32)
+      sums = combine(sums, part_sums[index * parts + part]);
+    Lanes{32}.combine_sums(sums, problem.wanted());
   }
   row.close(sums);
   if (threadIdx.x % 32 == 0) row.write_loss(sums);
 }
 
-// With part_sums the statistics are those of the parts, else what forward left.
+// From what forward left of the rows.
 template <class Element, bool soft>
 __global__ void __launch_bounds__(part_kernel_threads, 2)
-    gradient_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, int parts,
-                    const RowSums<typename Problem<Element>::T>* part_sums) {
+    gradient_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row,
+                    int parts) {
   using T = typename Problem<Element>::T;
   Row<Element, soft> row(problem, first_row + blockIdx.x / parts);
   const Element* logits = row.logits();
-  const Element* probs = soft ? row.probs() : logits;
   Element* grad = row.grad();
   const Span<Element> span(logits, problem.classes, static_cast<int>(blockIdx.x) % parts, parts);
-  const bool probs_aligned = span.aligns(probs), grad_aligned = span.aligns(grad);
-  RowSums<T> sums;
-  if (part_sums && !row.unread()) {
-    sums = combined_parts<T, soft>(part_sums + row.index * parts, parts);
-    row.close(sums);
-  } else {
-    sums.stats = row.recall();
-  }
-  const GradTerms<T> terms = row.grad_terms_from(sums.stats);
-  const bool filled = row.ignored || row.invalid;
+  const Target<Element, soft> target = target_of_thread<soft>(problem, row.index, span);
+  const bool grad_aligned = span.aligns(grad), counts = row.counts();
+  const GradTerms<T> terms = row.grad_terms_from(row.recall());
 
   constexpr int depth = ahead<Element, soft>;
-  Chunk<Element> held[depth], held_probs[soft ? depth : 1];
+  Chunk<Element> held[depth];
+  typename Target<Element, soft>::Pieces held_probs[depth];
   for_chunks_ahead<depth>(
       span.chunks,
       [&](int k, int chunk) {
-        if (filled) return;
+        if (!counts) return;
         held[k] = span.load(logits, chunk, true);
-        if constexpr (soft) held_probs[k] = span.load(probs, chunk, probs_aligned);
+        held_probs[k] = target.load(chunk);
       },
       [&](int k, int chunk) {
         const Chunk<Element> result =
-            filled ? row.filling()
-                   : row.gradient(held[k], held_probs[soft ? k : 0], chunk, span, terms);
+            counts ? row.gradient(held[k], target.take(held_probs[k], chunk), chunk, span, terms)
+                   : row.filling();
         span.store(grad, chunk, grad_aligned, result);
       });
 }

@@ -12,20 +12,20 @@ namespace labelsmooth::cuda {
 
 constexpr int tile_chunks = 64;
 
-// Where a thread keeps its row: class c at held[c * threads].
-template <class Element>
+// What a thread reads of its row, by source(c), and where it keeps it: class c at held[c *
+// threads].
+template <class Value, class Source>
 struct Column {
-  Element* held;  // nullptr: the row is read again
-  Element* source;
-  int64_t stride;  // of the source
+  Value* held;  // nullptr: the row is read again
+  const Source& source;
 
-  __device__ Element first_read(int64_t c) const {
-    const Element value = source[c * stride];
+  __device__ Value first_read(int64_t c) const {
+    const Value value = source(c);
     if (held) held[c * strided_kernel_threads] = value;
     return value;
   }
-  __device__ Element again(int64_t c) const {
-    return held ? held[c * strided_kernel_threads] : source[c * stride];
+  __device__ Value again(int64_t c) const {
+    return held ? held[c * strided_kernel_threads] : source(c);
   }
 };
 
@@ -43,45 +43,57 @@ __global__ void __launch_bounds__(strided_kernel_threads, strided_kernel_blocks<
   if (index >= problem.rows) return;
 
   Row<Element, soft> row(problem, index);
-  Element* held = hold ? reinterpret_cast<Element*>(dynamic_shared) + threadIdx.x : nullptr;
-  const Column<Element> logits = {held, row.logits(), problem.logits.class_stride};
-  const Column<Element> probs = {hold ? held + problem.classes * strided_kernel_threads : nullptr,
-                                 soft ? row.probs() : nullptr, problem.target_probs.class_stride};
   const Span<Element> span(nullptr, problem.classes);
-  const bool forward = problem.loss != nullptr;
-  const auto gather = [&](const auto& read, int chunk) {
-    const int64_t first = span.first(chunk);
-    Chunk<Element> result;
+  const Target<Element, soft> target(problem, index, span, 0, 1);
+  const Element* row_logits = row.logits();
+  const auto logit_at = [&](int64_t c) { return row_logits[c * problem.logits.class_stride]; };
+  const auto prob_at = [&](int64_t c) { return target.prob_at(c); };
+  Element* held = reinterpret_cast<Element*>(dynamic_shared);
+  T* held_probs = reinterpret_cast<T*>(held + problem.classes * strided_kernel_threads);
+  const Column<Element, decltype(logit_at)> logits = {hold ? held + threadIdx.x : nullptr,
+                                                      logit_at};
+  const Column<T, decltype(prob_at)> probs = {hold ? held_probs + threadIdx.x : nullptr, prob_at};
+
+  const auto gather = [&](auto* to, const auto& read, int64_t first) {
 #pragma unroll
     for (int i = 0; i < size; ++i)
-      result.at[i] = first + i < problem.classes ? read(first + i) : Element(0.0f);
-    return result;
+      if (first + i < problem.classes) to[i] = read(first + i);
+  };
+  const auto logits_of = [&](const auto& read, int chunk) {
+    Chunk<Element> x = {};
+    gather(x.at, read, span.first(chunk));
+    return x;
+  };
+  const auto probs_of = [&](const auto& read, int chunk) {
+    if constexpr (soft)
+      if (!problem.target.data) {
+        ChunkProbs<Element, soft> t = {true, {}};
+        gather(t.at, read, span.first(chunk));
+        return t;
+      }
+    return target.take({}, chunk);
   };
   const auto read_logit = [&](int64_t c) { return logits.first_read(c); };
   const auto read_prob = [&](int64_t c) { return probs.first_read(c); };
   const auto logit_again = [&](int64_t c) { return logits.again(c); };
   const auto prob_again = [&](int64_t c) { return probs.again(c); };
 
-  RowSums<T> sums;
-  const bool summed = forward || soft;
-  if (summed) {
+  RowSums<T, soft> sums;
+  if (problem.loss) {
     if (!row.unread()) {
       row.read_reference(1);
       // In tiles, so that rounding errors do not grow with the classes.
       for (int tile = 0; tile < span.chunks; tile += tile_chunks) {
-        RowSums<T> part;
+        RowSums<T, soft> part;
         const int end = min(tile + tile_chunks, span.chunks);
-        for (int chunk = tile; chunk < end; ++chunk) {
-          const Chunk<Element> x = gather(read_logit, chunk);
-          Chunk<Element> t = x;
-          if constexpr (soft) t = gather(read_prob, chunk);
-          row.accumulate(part, x, t, chunk, span);
-        }
+        for (int chunk = tile; chunk < end; ++chunk)
+          row.accumulate(part, logits_of(read_logit, chunk), probs_of(read_prob, chunk), chunk,
+                         span);
         sums = combine(sums, part);
       }
     }
     row.close(sums);
-    if (forward) row.write_loss(sums);
+    row.write_loss(sums);
   } else {
     sums.stats = row.recall();
   }
@@ -90,14 +102,13 @@ __global__ void __launch_bounds__(strided_kernel_threads, strided_kernel_blocks<
   Element* grad = row.grad();
   const int64_t stride = problem.grad_logits.class_stride;
   const GradTerms<T> terms = row.grad_terms_from(sums.stats);
-  const bool filled = row.ignored || row.invalid;
+  const bool again = problem.loss;
   for (int chunk = 0; chunk < span.chunks; ++chunk) {
     const int64_t first = span.first(chunk);
     Chunk<Element> result = row.filling();
-    if (!filled) {
-      const Chunk<Element> x = summed ? gather(logit_again, chunk) : gather(read_logit, chunk);
-      Chunk<Element> t = x;
-      if constexpr (soft) t = gather(prob_again, chunk);
+    if (row.counts()) {
+      const Chunk<Element> x = again ? logits_of(logit_again, chunk) : logits_of(read_logit, chunk);
+      const auto t = again ? probs_of(prob_again, chunk) : probs_of(read_prob, chunk);
       result = row.gradient(x, t, chunk, span, terms);
     }
 #pragma unroll

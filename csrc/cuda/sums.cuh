@@ -2,6 +2,7 @@
 // partial sums, which one block adds up. In float64, a few thousand additions at most a thread.
 #pragma once
 
+#include "problem.cuh"
 #include "reduce.cuh"
 
 namespace labelsmooth::cuda {
@@ -55,22 +56,26 @@ struct ClassCoefs {
     class_coef[c] = v;
     return {double(v), coef_log_of_class(double(v), double(u))};
   }
-  __device__ void finish(const Pair& sum) const { *class_sums = {sum.first, sum.second}; }
+  __device__ void finish(const Pair& sum) const { *class_sums = {sum.first, sum.second, 1}; }
 };
 
-// The sum of w_y over the rows that count: what "mean" divides by.
+// What "mean" divides by: the sum over the rows that count of their weight, times that of the one
+// class which is their target.
 template <class T>
 struct TargetWeights {
-  const int64_t* target;  // nullptr: class probabilities, each row counts as 1
-  const T* weight;
-  int64_t ignore_index, classes;
+  TargetClasses target;
+  const T* weight;      // nullptr: 1
+  const T* row_weight;  // nullptr: 1
   T* denominator;
 
   __device__ Pair at(int64_t row) const {
-    if (!target) return {1, 0};
-    const int64_t y = target[row];
-    if (y == ignore_index || y < 0 || y >= classes) return {0, 0};
-    return {weight ? double(weight[y]) : 1.0, 0};
+    double of_class = 1;
+    if (target.data) {
+      const Standing standing = target.standing(row);
+      if (standing.ignored || standing.invalid) return {0, 0};
+      if (weight) of_class = weight[standing.first];
+    }
+    return {row_weight ? weighted(double(row_weight[row]), of_class) : of_class, 0};
   }
   // A mean over no weight at all is 0/0, in the gradient too.
   __device__ void finish(const Pair& sum) const {

@@ -19,13 +19,23 @@ namespace labelsmooth {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline DType dtype_of(const Tensor& logits) {
-  switch (logits.scalar_type()) {
+inline bool is_floating_point(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+    case ScalarType::Double:
+    case ScalarType::BFloat16:
+    case ScalarType::Half: return true;
+    default: return false;
+  }
+}
+
+inline DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
     case ScalarType::Float: return DType::float32;
     case ScalarType::Double: return DType::float64;
     case ScalarType::BFloat16: return DType::bfloat16;
     case ScalarType::Half: return DType::float16;
-    default: STD_TORCH_CHECK(false, "logits: expected float32, float64, bfloat16 or float16");
+    default: STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
   }
 }
 
@@ -61,20 +71,33 @@ inline int64_t rows_of(const Tensor& logits) {
   return logits.size(0) * (logits.dim() == 3 ? logits.size(2) : 1);
 }
 
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  bool same = a.dim() == b.dim();
+  for (int64_t d = 0; same && d < a.dim(); ++d) same = a.size(d) == b.size(d);
+  return same;
+}
+
 // What the kernels take for granted.
 inline void check_shapes(const Tensor& logits, const Tensor& target,
+                         const std::optional<Tensor>& target_probs,
                          const std::optional<Tensor>& weight, const std::optional<Tensor>& prior,
-                         const std::optional<Tensor>& normalizer) {
+                         const std::optional<Tensor>& normalizer,
+                         const std::optional<Tensor>& row_weight) {
   STD_TORCH_CHECK(logits.dim() == 2 || logits.dim() == 3, "logits: expected (N, C) or (N, C, S)");
   STD_TORCH_CHECK(logits.size(1) > 0, "logits: expected at least one class");
-  if (target.scalar_type() == logits.scalar_type()) {
-    bool same = target.dim() == logits.dim();
-    for (int64_t d = 0; same && d < logits.dim(); ++d) same = target.size(d) == logits.size(d);
-    STD_TORCH_CHECK(same, "target: expected the shape of the logits");
+  if (target_probs) {
+    STD_TORCH_CHECK(same_shape(target, *target_probs) && target.dim() == logits.dim() &&
+                        target.size(0) == logits.size(0) && target.size(1) > 0 &&
+                        (target.dim() == 2 || target.size(2) == logits.size(2)),
+                    "target, target_probs: expected (N, K) or (N, K, S)");
+  } else if (is_floating_point(target)) {
+    STD_TORCH_CHECK(same_shape(target, logits), "target: expected the shape of the logits");
     STD_TORCH_CHECK(on_one_device(target, logits), "target: expected the device of the logits");
   } else {
     STD_TORCH_CHECK(target.numel() == rows_of(logits), "target: expected one class a row");
   }
+  STD_TORCH_CHECK(!row_weight || row_weight->numel() == rows_of(logits),
+                  "row_weight: expected one value a row");
   for (const auto& vector : {weight, prior})
     STD_TORCH_CHECK(!vector || (vector->dim() == 1 && vector->size(0) == logits.size(1)),
                     "weight, prior: expected shape (C,)");
@@ -84,11 +107,12 @@ inline void check_shapes(const Tensor& logits, const Tensor& target,
 // A problem made of tensors, with the buffers that it points to.
 class Call {
  public:
-  Call(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
-       const std::optional<Tensor>& prior, const std::optional<Tensor>& normalizer,
+  Call(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& target_probs,
+       const std::optional<Tensor>& weight, const std::optional<Tensor>& prior,
+       const std::optional<Tensor>& normalizer, const std::optional<Tensor>& row_weight,
        Reduction reduction, int64_t ignore_index, const LossOptions<double>& options)
       : reduction_(reduction), logits_(logits) {
-    check_shapes(logits, target, weight, prior, normalizer);
+    check_shapes(logits, target, target_probs, weight, prior, normalizer, row_weight);
     problem_.dtype = dtype_of(logits);
     problem_.classes = logits.size(1);
     problem_.inner = logits.dim() == 3 ? logits.size(2) : 1;
@@ -96,6 +120,7 @@ class Call {
     problem_.logits = matrix_of(logits);
     problem_.ignore_index = ignore_index;
     problem_.options = options;
+    problem_.options.lowest = lowest_of(problem_.dtype);
 
     const ScalarType type = accumulate_type(logits);
     weight_ = converted(weight, type, logits);
@@ -103,11 +128,19 @@ class Call {
     if (reduction == Reduction::mean) normalizer_ = converted(normalizer, type, logits);
     problem_.weight = data_or_null(weight_);
     problem_.prior = data_or_null(prior_);
-    if (target.scalar_type() == logits.scalar_type()) {
+    row_weight_ = converted(row_weight, type, logits);
+    problem_.row_weight = data_or_null(row_weight_);
+    if (!target_probs && is_floating_point(target)) {
       problem_.target_probs = matrix_of(target);
-    } else {
-      target_ = converted(target, ScalarType::Long, logits);
-      problem_.target = static_cast<const int64_t*>(target_->data_ptr());
+      problem_.probs_dtype = dtype_of(target);
+      return;
+    }
+    target_ = converted(target, ScalarType::Long, logits);
+    problem_.target = static_cast<const int64_t*>(target_->data_ptr());
+    if (target_probs) {
+      target_probs_ = converted(target_probs, type, logits);
+      problem_.sparse_probs = target_probs_->data_ptr();
+      problem_.target_classes = target.size(1);
     }
   }
   Call(const Call&) = delete;
@@ -122,7 +155,7 @@ class Call {
   std::tuple<Tensor, Tensor, Tensor> make_outputs(bool with_stats) {
     std::vector<int64_t> shape = {logits_.size(0)};
     if (logits_.dim() == 3) shape.push_back(problem_.inner);
-    const int64_t stats_shape[] = {with_stats ? 4 : 2, problem_.rows};
+    const int64_t stats_shape[] = {with_stats ? 6 : 4, problem_.rows};
     const ScalarType type = accumulate_type(logits_);
     Tensor loss = torch::stable::new_empty(logits_, shape, type);
     Tensor row_stats = torch::stable::new_empty(logits_, stats_shape, type);
@@ -131,8 +164,8 @@ class Call {
     problem_.loss = loss.data_ptr();
     point_to(row_stats);
     if (with_stats) {
-      problem_.lse = row_of(row_stats, 2);
-      problem_.nll = row_of(row_stats, 3);
+      problem_.lse = row_of(row_stats, 4);
+      problem_.nll = row_of(row_stats, 5);
       problem_.predicted = static_cast<int64_t*>(predicted.data_ptr());
     }
     return {loss, row_stats, predicted};
@@ -141,7 +174,7 @@ class Call {
   void take_inputs(const Tensor& grad_loss, const Tensor& row_stats) {
     STD_TORCH_CHECK(row_stats.scalar_type() == accumulate_type(logits_) &&
                         on_one_device(row_stats, logits_) && row_stats.is_contiguous() &&
-                        row_stats.numel() >= 2 * problem_.rows,
+                        row_stats.numel() >= 4 * problem_.rows,
                     "row_stats: expected what forward returned");
     STD_TORCH_CHECK(grad_loss.numel() == (reduction_ == Reduction::none ? problem_.rows : 1),
                     "grad_loss: expected the shape of the loss");
@@ -154,7 +187,8 @@ class Call {
   LossProblem problem_;
   Reduction reduction_;
   Tensor logits_;
-  std::optional<Tensor> weight_, prior_, target_, normalizer_, grad_loss_;
+  std::optional<Tensor> weight_, prior_, target_, target_probs_, normalizer_, row_weight_,
+      grad_loss_;
 
  private:
   void* row_of(const Tensor& row_stats, int64_t row) const {
@@ -164,6 +198,8 @@ class Call {
   void point_to(const Tensor& row_stats) {
     problem_.row_shift = row_of(row_stats, 0);
     problem_.row_sum_exp = row_of(row_stats, 1);
+    problem_.row_mass = row_of(row_stats, 2);
+    problem_.row_beta = row_of(row_stats, 3);
   }
 };
 

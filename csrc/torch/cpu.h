@@ -46,12 +46,11 @@ class CpuCall : public Call {
  public:
   template <class... Arguments>
   explicit CpuCall(Arguments&&... arguments) : Call(std::forward<Arguments>(arguments)...) {
-    if (weight_ || prior_) make_class_coef();
+    if ((weight_ && !problem_.options.weight_over_target) || prior_) make_class_coef();
     if (!prior_)
       problem_.class_sums.coef_log =
           -std::log(static_cast<double>(problem_.classes)) * problem_.class_sums.coef;
-    const double target_weight =
-        problem_.target ? sum_target_weights() : static_cast<double>(problem_.rows);
+    const double target_weight = sum_target_weights();
     if (reduction_ == Reduction::mean) {
       // A mean over no weight at all is 0/0, as torch has it, in the gradient too.
       denominator_ = normalizer_          ? *static_cast<const T*>(normalizer_->data_ptr())
@@ -90,24 +89,40 @@ class CpuCall : public Call {
         sum_log += coef_log_of_class(static_cast<double>(v), static_cast<double>(u));
     }
     problem_.class_coef = class_coef_.data();
-    problem_.class_sums = {static_cast<double>(sum), static_cast<double>(sum_log)};
+    problem_.class_sums.coef = static_cast<double>(sum);
+    problem_.class_sums.coef_log = static_cast<double>(sum_log);
   }
 
-  // The sum of w_y over the rows that count; throws where a target is no class.
+  // The sum of r w_y over the rows that count, or of r where the target is not one class; throws
+  // where a target is no class.
   double sum_target_weights() const {
-    const T* weight = static_cast<const T*>(problem_.weight);
+    const bool one_class = problem_.target && !problem_.sparse_probs;
+    const T* weight = one_class ? static_cast<const T*>(problem_.weight) : nullptr;
+    const T* row_weight = static_cast<const T*>(problem_.row_weight);
     long double sum = 0;  // as above
     int64_t count = 0;
     for (int64_t row = 0; row < problem_.rows; ++row) {
-      const int64_t y = problem_.target[row];
+      if (problem_.target && !has_class(row)) continue;
+      ++count;
+      if (weight || row_weight)
+        sum += weighted(row_weight ? row_weight[row] : T(1),
+                        weight ? weight[problem_.target[row]] : T(1));
+    }
+    return weight || row_weight ? static_cast<double>(sum) : static_cast<double>(count);
+  }
+
+  // Whether the row is not ignored.
+  bool has_class(int64_t row) const {
+    bool found = false;
+    for (int64_t k = 0; k < problem_.target_classes; ++k) {
+      const int64_t y = problem_.target[entry_of(problem_, row, k)];
       if (y == problem_.ignore_index) continue;
       STD_TORCH_CHECK(y >= 0 && y < problem_.classes, "<IndexError>target of row ", row, " is ", y,
                       ": expected a class in [0, ", problem_.classes,
                       ") or ignore_index = ", problem_.ignore_index, "</IndexError>");
-      ++count;
-      if (weight) sum += weight[y];
+      found = true;
     }
-    return weight ? static_cast<double>(sum) : static_cast<double>(count);
+    return found;
   }
 
   void run() const {

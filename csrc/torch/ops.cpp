@@ -18,20 +18,21 @@ namespace labelsmooth {
 namespace {
 
 // What all operators take, in the schema's order.
-#define LABELSMOOTH_OPTIONS_SCHEMA                                                             \
-  "Tensor? weight, Tensor? prior, Tensor? normalizer, int ignore_index, int reduction, float " \
-  "label_smoothing, "                                                                          \
-  "bool over_others, bool kl_div, bool from_log_probs, float lse_square_scale, float "         \
-  "logit_scale, float softcap"
+#define LABELSMOOTH_OPTIONS_SCHEMA                                                      \
+  "Tensor? weight, Tensor? prior, Tensor? normalizer, Tensor? row_weight, "             \
+  "int ignore_index, int reduction, float label_smoothing, int smooth_over, "           \
+  "bool weight_over_target, bool kl_div, bool from_log_probs, float lse_square_scale, " \
+  "float logit_scale, float softcap"
 #define LABELSMOOTH_OPTIONS                                                                    \
   std::optional<Tensor> weight, std::optional<Tensor> prior, std::optional<Tensor> normalizer, \
-      int64_t ignore_index, int64_t reduction, double label_smoothing, bool over_others,       \
-      bool kl_div, bool from_log_probs, double lse_square_scale, double logit_scale,           \
-      double softcap
-#define LABELSMOOTH_OPTIONS_FORWARDED                                                            \
-  weight, prior, normalizer, static_cast<Reduction>(reduction), ignore_index,                    \
-      LossOptions<double> {                                                                      \
-    label_smoothing, lse_square_scale, logit_scale, softcap, over_others, kl_div, from_log_probs \
+      std::optional<Tensor> row_weight, int64_t ignore_index, int64_t reduction,               \
+      double label_smoothing, int64_t smooth_over, bool weight_over_target, bool kl_div,       \
+      bool from_log_probs, double lse_square_scale, double logit_scale, double softcap
+#define LABELSMOOTH_OPTIONS_FORWARDED                                                     \
+  weight, prior, normalizer, row_weight, static_cast<Reduction>(reduction), ignore_index, \
+      LossOptions<double> {                                                               \
+    label_smoothing, lse_square_scale, logit_scale, softcap, 0,                           \
+        static_cast<SmoothOver>(smooth_over), weight_over_target, kl_div, from_log_probs  \
   }
 
 // use(call), where call is what the logits' device and dtype ask for.
@@ -61,9 +62,10 @@ Tensor new_gradient(const Tensor& logits) {
 Tensor new_empty(Tensor like, std::vector<int64_t> size) { return new_cpu_tensor(like, size); }
 
 // Returns loss, row_stats, predicted and the gradient, if it is wanted: `loss` (), or (N,) for
-// "none"; `row_stats` (2, N) shift and sum of exponentials, with_stats (4, N) the lse and nll
-// too; `predicted` (N,) with_stats.
+// "none"; `row_stats` (4, N) shift, sum of exponentials, mass and beta, with_stats (6, N) the lse
+// and nll too; `predicted` (N,) with_stats.
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor logits, Tensor target,
+                                                   std::optional<Tensor> target_probs,
                                                    LABELSMOOTH_OPTIONS, bool with_grad,
                                                    bool with_stats) {
   const auto run = [&](auto& call) {
@@ -73,37 +75,38 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor logits, Tensor target,
     if (with_grad) call.write_gradient_to(grad_logits);
     return std::tuple_cat(call.forward(with_stats), std::make_tuple(grad_logits));
   };
-  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  return with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
 // The gradient overwrites the logits.
 std::tuple<Tensor, Tensor, Tensor> forward_inplace(Tensor logits, Tensor target,
+                                                   std::optional<Tensor> target_probs,
                                                    LABELSMOOTH_OPTIONS, bool with_stats) {
   const auto run = [&](auto& call) {
     call.write_gradient_to(logits);
     return call.forward(with_stats);
   };
-  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  return with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
-Tensor backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
-                LABELSMOOTH_OPTIONS) {
+Tensor backward(Tensor grad_loss, Tensor logits, Tensor target, std::optional<Tensor> target_probs,
+                Tensor row_stats, LABELSMOOTH_OPTIONS) {
   const auto run = [&](auto& call) {
     Tensor grad_logits = new_gradient(logits);
     call.write_gradient_to(grad_logits);
     call.backward(grad_loss, row_stats);
     return grad_logits;
   };
-  return with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  return with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
-void backward_inplace(Tensor grad_loss, Tensor logits, Tensor target, Tensor row_stats,
-                      LABELSMOOTH_OPTIONS) {
+void backward_inplace(Tensor grad_loss, Tensor logits, Tensor target,
+                      std::optional<Tensor> target_probs, Tensor row_stats, LABELSMOOTH_OPTIONS) {
   const auto run = [&](auto& call) {
     call.write_gradient_to(logits);
     call.backward(grad_loss, row_stats);
   };
-  with_call(run, logits, target, LABELSMOOTH_OPTIONS_FORWARDED);
+  with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
 template <class Library>
@@ -118,16 +121,17 @@ void implement(Library& m) {
 }  // namespace labelsmooth
 
 STABLE_TORCH_LIBRARY(labelsmooth, m) {
-  m.def("forward(Tensor logits, Tensor target, " LABELSMOOTH_OPTIONS_SCHEMA
+  m.def("forward(Tensor logits, Tensor target, Tensor? target_probs, " LABELSMOOTH_OPTIONS_SCHEMA
         ", bool with_grad, bool with_stats) -> (Tensor loss, Tensor row_stats, Tensor predicted, "
         "Tensor grad_logits)");
-  m.def("forward_(Tensor(a!) logits, Tensor target, " LABELSMOOTH_OPTIONS_SCHEMA
-        ", bool with_stats) -> (Tensor loss, Tensor row_stats, Tensor predicted)");
   m.def(
-      "backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor "
+      "forward_(Tensor(a!) logits, Tensor target, Tensor? target_probs, " LABELSMOOTH_OPTIONS_SCHEMA
+      ", bool with_stats) -> (Tensor loss, Tensor row_stats, Tensor predicted)");
+  m.def(
+      "backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor? target_probs, Tensor "
       "row_stats, " LABELSMOOTH_OPTIONS_SCHEMA ") -> Tensor grad_logits");
   m.def(
-      "backward_(Tensor grad_loss, Tensor(a!) logits, Tensor target, Tensor "
+      "backward_(Tensor grad_loss, Tensor(a!) logits, Tensor target, Tensor? target_probs, Tensor "
       "row_stats, " LABELSMOOTH_OPTIONS_SCHEMA ") -> ()");
   m.def("scale_(Tensor(a!) grad_logits, Tensor grad_loss) -> ()");
   m.def("new_empty(Tensor like, int[] size) -> Tensor");

@@ -1,5 +1,5 @@
 """The projection and the loss by the eager formulas, chunk by chunk: second derivatives,
-torch.func, forward mode, and the gradients of weight, prior and class probabilities.
+torch.func, forward mode, and the gradients of weight, prior, probabilities and row weights.
 
 Everything is made of one function of a chunk's tensors, the losses of its rows. Derivatives are
 taken of that function when they are asked for, a chunk at a time, so that no more than one chunk's
@@ -16,27 +16,29 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .._backends import eager
-from .._backends.linear.sizes import from_logits, rows_of_chunk
-from .._call.checks import check_targets
+from .._backends.linear.sizes import bias_in, from_logits, rows_of_chunk
+from .._backends.rows import without_unused
+from .._call.check_call import check_targets
 from .._call.problem import (
     Inputs,
     LinearInputs,
     LinearOptions,
     Outputs,
     accumulate_dtype,
-    in_one_dtype,
 )
 from .derivatives import jvp, vjp
 
-# Which tensors have an entry for each row: hidden and target, of the six before the normalizer.
-OF_ROWS = (True, False, False, True, False, False)
+# A chunk is a function of all tensors but the normalizer. Of these some have an entry for each row.
+NAMES = tuple(name for name in LinearInputs._fields if name != "normalizer")
+OF_ROWS = tuple(name in ("hidden", "target", "target_probs", "row_weight") for name in NAMES)
+COUNT = len(NAMES)
 
 
 def loss(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, row_stats and predicted; the loss has every derivative, in every input."""
-    tensors = inputs[:6]
+    tensors = tuple(getattr(inputs, name) for name in NAMES)
     if torch.compiler.is_compiling():  # takes derivatives of the graph: the formula, in one piece
         parts = [_Formula(options, dtype, step=1).forward(*tensors)]
         result = parts[0].loss
@@ -62,10 +64,10 @@ def gradients(
     needed: list[bool],
 ) -> list[Tensor | None]:
     """Of hidden, linear_weight and linear_bias, with derivatives themselves."""
-    formula = replace(_formula(inputs, options, dtype), wanted=(*needed, False, False, False))
+    formula = replace(_formula(inputs, options, dtype), wanted=(*needed, *(False,) * (COUNT - 3)))
     cotangent = eager.divided(grad_loss, _denominator(inputs, options, dtype))
     cotangent = cotangent.expand(inputs.hidden.shape[0])
-    made = _RowGradients.apply(cotangent, *inputs[:6], formula)
+    made = _RowGradients.apply(cotangent, *(getattr(inputs, name) for name in NAMES), formula)
     return _placed(made, needed)
 
 
@@ -83,24 +85,19 @@ class _Formula:
     options: LinearOptions
     dtype: torch.dtype
     step: int
-    wanted: tuple[bool, ...] = ()  # gradients of which of the six tensors
+    wanted: tuple[bool, ...] = ()  # gradients of which of the tensors
 
-    def forward(
-        self,
-        hidden: Tensor,
-        linear_weight: Tensor,
-        linear_bias: Tensor | None,
-        target: Tensor,
-        weight: Tensor | None,
-        prior: Tensor | None,
-    ) -> Outputs:
-        bias = None if linear_bias is None else linear_bias.to(self.dtype)
-        logits = F.linear(hidden.to(self.dtype), linear_weight.to(self.dtype), bias)
-        inputs = Inputs(*in_one_dtype(logits, target), weight, prior, None)
+    def forward(self, *tensors: Any) -> Outputs:
+        chunk = _inputs_of(tensors)
+        bias = bias_in(chunk.linear_bias, self.dtype, self.options)
+        hidden, linear_weight = chunk.hidden.to(self.dtype), chunk.linear_weight.to(self.dtype)
+        inputs = Inputs(F.linear(hidden, linear_weight, bias), *chunk[3:])
         return eager.forward(inputs, self.options.of_logits(reduction="none"), with_grad=False)
 
     def losses(self, *tensors: Any) -> Tensor:
-        return self.forward(*tensors).loss
+        hidden, *others = tensors
+        of_logits = from_logits(_inputs_of(tensors), self.dtype)
+        return self.forward(without_unused(hidden, of_logits, self.options), *others).loss
 
     def gradient(self, cotangent: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
         """Those that are wanted, of the losses times the cotangent; what chunks add up to, in the
@@ -123,6 +120,10 @@ def _formula(inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -
     rows, features = inputs.hidden.shape
     step = rows_of_chunk(rows, features, dtype, inputs.hidden.device, options.chunk_rows)
     return _Formula(options, dtype, step)
+
+
+def _inputs_of(tensors: Any) -> LinearInputs:
+    return LinearInputs(normalizer=None, **dict(zip(NAMES, tensors, strict=True)))
 
 
 def _for_sums(tensor: Tensor, of_row: bool) -> Tensor:
@@ -157,14 +158,14 @@ def _joined(parts: Iterable[Any], of_rows: tuple[bool, ...]) -> tuple[Tensor, ..
 
 
 class _RowLosses(Function):
-    """The losses (N,) of the six tensors."""
+    """The losses (N,) of the tensors."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
         *tensors, formula = arguments
-        inputs = LinearInputs._make((*tensors, None))
+        inputs = _inputs_of(tensors)
         check_targets(from_logits(inputs, formula.dtype), formula.options)
         return torch.cat(
             [formula.losses(*part) for part in formula.parts(tensors, tensors[0].shape[0])]
@@ -178,7 +179,7 @@ class _RowLosses(Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = tuple(ctx.needs_input_grad[:6])
+        wanted = tuple(ctx.needs_input_grad[:COUNT])
         formula = replace(ctx.formula, wanted=wanted)
         made = _RowGradients.apply(cotangent, *ctx.saved_tensors, formula)
         return (*_placed(made, wanted), None)
@@ -186,12 +187,12 @@ class _RowLosses(Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         formula, tensors = ctx.formula, ctx.saved_tensors
-        parts = (formula.parts(of, tensors[0].shape[0]) for of in (tensors, tangents[:6]))
+        parts = (formula.parts(of, tensors[0].shape[0]) for of in (tensors, tangents[:COUNT]))
         return torch.cat([jvp(formula.losses, *part) for part in zip(*parts, strict=True)])
 
 
 class _RowGradients(Function):
-    """The gradients that are wanted, of a cotangent (N,) and the six tensors."""
+    """The gradients that are wanted, of a cotangent (N,) and the tensors."""
 
     generate_vmap_rule = True
 
@@ -209,7 +210,7 @@ class _RowGradients(Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, formula, needed = ctx.saved_tensors, ctx.formula, ctx.needs_input_grad[:7]
+        tensors, formula, needed = ctx.saved_tensors, ctx.formula, ctx.needs_input_grad[: COUNT + 1]
         rows, of_rows = tensors[0].shape[0], _chosen(OF_ROWS, formula.wanted)
         given = tuple(map(_for_sums, cotangents, of_rows))
         parts = zip(
@@ -224,7 +225,7 @@ class _RowGradients(Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         tensors, formula = ctx.saved_tensors, ctx.formula
-        both = (tensors, tangents[:7])
+        both = (tensors, tangents[: COUNT + 1])
         parts = (formula.parts(of, tensors[0].shape[0], (True, *OF_ROWS)) for of in both)
         moved = (jvp(formula.gradient, *part) for part in zip(*parts, strict=True))
         return _in_own_dtypes(moved, tensors, formula)

@@ -43,7 +43,7 @@ def apply(
 
 class _Linear(Function):
     """With anything `needed`, forward makes these gradients and backward hands them out; else
-    backward makes them, from two numbers a row."""
+    backward makes them, from four numbers a row."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

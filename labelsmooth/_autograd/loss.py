@@ -1,8 +1,8 @@
 """The loss as autograd sees it: gradients in one step or in two, and every other derivative.
 
 Kernels give the loss and the gradient of the logits. All else is differentiated out of the eager
-backend's formulas, when it is asked for: the gradients of weight, prior, class probabilities and
-normalizer, second derivatives, forward mode.
+backend's formulas, when it is asked for: the gradients of weight, prior, probabilities,
+normalizer and row weights, second derivatives, forward mode.
 """
 
 import weakref
@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from .._backends import eager, native
-from .._call.checks import base_of, check_targets, has_values
+from .._call.check_call import check_targets
+from .._call.checks import base_of, has_values
 from .._call.problem import Inputs, Options, Outputs
 from .derivatives import forward_of, gradient_of, jvp, loss_of, vjp
 from .overwritten import can_be_overwritten, mark_overwritten
-from .vmap import Samples, with_batch
+from .vmap import Samples, has_class_vectors, with_batch
+
+TENSORS = len(Inputs._fields)
 
 
 def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
@@ -53,23 +56,15 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
     )
 
 
-def _forward(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    prior: Tensor | None,
-    normalizer: Tensor | None,
-    options: Options,
-    backend: Any,
-    one_step: bool,
-) -> tuple[Tensor, ...]:
-    inputs = Inputs(logits, target, weight, prior, normalizer)
-    if backend is not native or not target.is_cpu:  # its kernels look at them themselves
+def _forward(*arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, options, backend, one_step = arguments
+    inputs = Inputs(*tensors)
+    if backend is not native or not inputs.target.is_cpu:  # its kernels look at them themselves
         check_targets(inputs, options)
     outputs = backend.forward(inputs, options, with_grad=one_step)
     if one_step and options.inplace:
-        torch.autograd.graph.increment_version(logits)
-        return (*outputs[:3], logits.new_empty(0))
+        torch.autograd.graph.increment_version(inputs.logits)
+        return (*outputs[:3], inputs.logits.new_empty(0))
     return tuple(outputs)
 
 
@@ -98,11 +93,11 @@ class _Loss(Function):
         ctx: Any, grad_loss: Tensor | None, *_: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         if grad_loss is None:
-            return (None,) * 8
+            return (None,) * (TENSORS + 3)
         *tensors, row_stats, stored = ctx.saved_tensors
-        others: list[Tensor | None] = [None] * 4
-        if any(ctx.needs_input_grad[1:5]):
-            needed = (False, *ctx.needs_input_grad[1:5])
+        others: list[Tensor | None] = [None] * (TENSORS - 1)
+        if any(ctx.needs_input_grad[1:TENSORS]):
+            needed = (False, *ctx.needs_input_grad[1:TENSORS])
             others = vjp(loss_of(ctx.options), tensors, needed, grad_loss)[1:]
         grad_logits = None
         if ctx.needs_input_grad[0]:
@@ -119,18 +114,18 @@ class _TransformedLoss(_Loss):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _save(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:5])
+        ctx.save_for_forward(*inputs[:TENSORS])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        tangent = jvp(loss_of(ctx.options), ctx.saved_tensors[:5], tangents[:5])
+        tangent = jvp(loss_of(ctx.options), ctx.saved_tensors[:TENSORS], tangents[:TENSORS])
         return tangent, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
         *tensors, options, backend, _ = arguments
-        if in_dims[2:4] != (None, None):  # a weight or prior of each sample: no kernel has that
-            forward = torch.vmap(forward_of(options), in_dims[:5], (0, 1, 0, 0))
+        if has_class_vectors(in_dims):  # a weight or prior of each sample: no kernel has that
+            forward = torch.vmap(forward_of(options), in_dims[:TENSORS], (0, 1, 0, 0))
             return forward(*tensors), (0, 1, 0, 0)
         samples = Samples(info.batch_size, in_dims, tensors, options)
         loss, row_stats, predicted, empty = apply(samples.rows, samples.row_options, backend)
@@ -195,12 +190,12 @@ class _Gradient(Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad
         function = gradient_of(ctx.options)
-        grads = vjp(function, ctx.saved_tensors, (needed[0], *needed[2:7]), cotangent)
+        grads = vjp(function, ctx.saved_tensors, (needed[0], *needed[2:-2]), cotangent)
         return grads[0], None, *grads[1:], None, None
 
     @staticmethod
     def jvp(ctx: Any, grad_loss: Any, _: Any, *tangents: Any) -> Tensor:
-        moves = (grad_loss, *tangents[:5])
+        moves = (grad_loss, *tangents[:TENSORS])
         tangent: Tensor = jvp(gradient_of(ctx.options), ctx.saved_tensors, moves)
         return tangent
 
@@ -214,8 +209,8 @@ class _Gradient(Function):
     ) -> tuple[Tensor, int]:
         *tensors, options, backend = arguments
         grad_dim, stats_dim, *dims = in_dims
-        if dims[2:4] != [None, None]:
-            gradient = torch.vmap(gradient_of(options), (grad_dim, *dims[:5]))
+        if has_class_vectors(dims):
+            gradient = torch.vmap(gradient_of(options), (grad_dim, *dims[:TENSORS]))
             return gradient(grad_loss, *tensors), 0
         samples = Samples(info.batch_size, dims, tensors, options)
         grad_loss = with_batch(grad_loss, grad_dim, 0, info.batch_size)

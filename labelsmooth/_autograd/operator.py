@@ -13,7 +13,7 @@ from torch import Tensor
 from .._backends import eager
 from .._backends.choose import choose_backend
 from .._call.problem import Inputs, Options, Outputs
-from .._call.schema import keywords_of, overload_of, schema_of
+from .._call.schema import keywords_of, overload_of, schema_of, tensors_of
 from . import loss
 
 LIBRARY: Any = torch.library.Library("labelsmooth", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -42,8 +42,8 @@ def _schema(name: str) -> str:
     keywords = schema_of(Options, KEYWORDS, traced=name.endswith("traced"))
     logits = "Tensor(a!)" if name.startswith("loss_") else "Tensor"
     return (
-        f"{name}({logits} logits, Tensor target, Tensor? weight, Tensor? prior, Tensor? normalizer,"
-        f" *, {keywords}) -> (Tensor loss, Tensor row_stats, Tensor predicted)"
+        f"{name}({logits} logits, {tensors_of(Inputs, 'logits')}, *, {keywords})"
+        " -> (Tensor loss, Tensor row_stats, Tensor predicted)"
     )
 
 

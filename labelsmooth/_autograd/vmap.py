@@ -9,15 +9,26 @@ from .._backends import eager
 from .._call.problem import Inputs, Options, accumulate_dtype
 
 
+def has_class_vectors(in_dims: Any) -> bool:
+    """Whether each sample has a weight or prior of its own."""
+    dims = dict(zip(Inputs._fields, in_dims, strict=False))
+    return dims["weight"] is not None or dims["prior"] is not None
+
+
 class Samples:
     """B problems of N rows each as one of B N rows, whose losses are reduced afterwards."""
 
     def __init__(self, count: int, in_dims: Any, tensors: Any, options: Options) -> None:
-        logits, target, weight, prior, normalizer = tensors
-        logits = with_batch(logits, in_dims[0], 0, count)
-        target = with_batch(target, in_dims[1], 0, count)
+        given, dims = Inputs(*tensors), dict(zip(Inputs._fields, in_dims, strict=False))
+        of_rows = {
+            name: with_batch(tensor, dims[name], 0, count)
+            for name in ("logits", "target", "target_probs", "row_weight")
+            if (tensor := getattr(given, name)) is not None
+        }
+        logits, normalizer = of_rows["logits"], given.normalizer
         self.shape = (*logits.shape[:2], *logits.shape[3:])  # (B, N) or (B, N, S)
-        self.rows = Inputs(logits.flatten(0, 1), target.flatten(0, 1), weight, prior, None)
+        flat = {name: tensor.flatten(0, 1) for name, tensor in of_rows.items()}
+        self.rows = given._replace(normalizer=None, **flat)
         self.row_options = replace(options, reduction="none", inplace=False)
         self._normalizer, self._options = normalizer, options
 

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from .. import _C  # noqa: F401, registers torch.ops.labelsmooth
 from .._call.checks import has_values
-from .._call.problem import Inputs, Options, Outputs, accumulate_dtype
+from .._call.problem import Inputs, Options, Outputs, accumulate_dtype, has_one_class
 from . import eager
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+SMOOTH_OVER = {"all": 0, "others": 1, "unmasked": 2}
 
 Call = Callable[..., Any]  # of an operator, by its name
 
@@ -32,7 +33,9 @@ def _call(name: str, traced: bool, *arguments: object) -> Any:
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
     """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
-    tensors = inputs[:2]
+    if not can_read_once(inputs, options):
+        return eager.forward(inputs, options, with_grad=with_grad)
+    tensors = inputs[:3]
     if with_grad and options.inplace:
         made = _run(call, "forward_", tensors, inputs, options, options.return_stats)
         return Outputs._make((*made, inputs.logits))
@@ -50,7 +53,7 @@ def backward(
     call: Call = _call,
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
-    tensors = (grad_loss, *inputs[:2], row_stats)
+    tensors = (grad_loss, *inputs[:3], row_stats)
     if inplace:
         _run(call, "backward_", tensors, inputs, options)
         return inputs.logits
@@ -58,10 +61,17 @@ def backward(
     return grad_logits
 
 
+def can_read_once(inputs: Inputs, options: Options) -> bool:
+    """The entropy of what is spread over a row's unmasked classes and over several classes of its
+    target needs beta at each of these; beta is known when the row has been read."""
+    has_entropy = options.objective == "kl_div" and options.smooth_over == "unmasked"
+    return has_one_class(inputs) or not has_entropy
+
+
 def _run(
     call: Call,
     name: str,
-    tensors: tuple[Tensor, ...],
+    tensors: tuple[Tensor | None, ...],
     inputs: Inputs,
     options: Options,
     *asked: bool,
@@ -79,10 +89,12 @@ def _run(
         inputs.weight,
         inputs.prior,
         inputs.normalizer,
+        inputs.row_weight,
         options.ignore_index,
         REDUCTIONS[options.reduction],
         label_smoothing,
-        options.smooth_over == "others",
+        SMOOTH_OVER[options.smooth_over],
+        options.weight_over == "target",
         options.objective == "kl_div",
         options.from_log_probs,
         options.lse_square_scale,
@@ -116,18 +128,25 @@ def _fake_outputs(
     dtype = accumulate_dtype(logits)
     loss = logits.new_empty(rows if reduction == REDUCTIONS["none"] else (), dtype=dtype)
     count = logits.shape[0] * (logits.shape[2] if logits.dim() == 3 else 1)
-    row_stats = logits.new_empty((4 if with_stats else 2, count), dtype=dtype)
+    row_stats = logits.new_empty((6 if with_stats else 4, count), dtype=dtype)
     return loss, row_stats, logits.new_empty(rows if with_stats else 0, dtype=torch.int64)
 
 
-def _fake_forward(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
-    *_, with_grad, with_stats = options
+TENSORS = len(Inputs._fields)  # then ignore_index, reduction and more
+
+
+def _fake_forward(*arguments):  # type: ignore[no-untyped-def]
+    logits, reduction, (with_grad, with_stats) = (
+        arguments[0],
+        arguments[TENSORS + 1],
+        arguments[-2:],
+    )
     grad_logits = torch.empty_like(logits) if with_grad else logits.new_empty(0)
     return *_fake_outputs(logits, reduction, with_stats), grad_logits
 
 
-def _fake_forward_(logits, target, weight, prior, normalizer, ignore_index, reduction, *options):  # type: ignore[no-untyped-def]
-    return _fake_outputs(logits, reduction, options[-1])
+def _fake_forward_(*arguments):  # type: ignore[no-untyped-def]
+    return _fake_outputs(arguments[0], arguments[TENSORS + 1], arguments[-1])
 
 
 def _fake_backward(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]

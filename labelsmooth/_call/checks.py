@@ -1,12 +1,11 @@
 """What a caller may get wrong, told before anything is written: expected and received."""
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .problem import CommonOptions, Inputs
+from .problem import CommonOptions
 from .values import described
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -55,28 +54,6 @@ def check_prior(prior: Any, options: CommonOptions) -> None:
         raise ValueError(
             "prior: expected one that leaves something to smooth over the others, "
             f"got {float(values.max())} on class {int(values.argmax())}"
-        )
-
-
-def check_targets(inputs: Inputs, options: CommonOptions) -> None:
-    """Raises IndexError where a class index is no class and not ignored.
-
-    On the CPU, and with LABELSMOOTH_CHECK=1 everywhere: it waits for the device. Where the values
-    cannot be read, as in a compiled graph, nobody looks; a row without a class is then NaN, as on a
-    device.
-    """
-    logits, target, *_ = inputs
-    if target.is_floating_point() or not has_values(target):
-        return
-    if not target.is_cpu and os.environ.get("LABELSMOOTH_CHECK") != "1":
-        return
-    classes = logits.shape[1]
-    invalid = ((target < 0) | (target >= classes)) & (target != options.ignore_index)
-    if bool(invalid.any()):
-        row = int(invalid.flatten().nonzero()[0])
-        raise IndexError(
-            f"target of row {row} is {int(target.flatten()[row])}: expected a class in "
-            f"[0, {classes}) or ignore_index = {options.ignore_index}"
         )
 
 
@@ -171,82 +148,6 @@ def check_dtypes(named: dict[str, Tensor], of: Tensor | None = None) -> None:
             raise TypeError(
                 f"{name}: expected {of.dtype}, the dtype of {next(iter(named))}, got {tensor.dtype}"
             )
-
-
-def check_call(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    prior: Tensor | None,
-    normalizer: Tensor | float | None,
-    options: CommonOptions,
-) -> None:
-    check_tensor("logits", logits)
-    check_tensor("target", target)
-    check_dtypes({"logits": logits})
-    if logits.dim() == 0:
-        raise ValueError("logits: expected shape (C,), (N, C) or (N, C, d1, ...), got ()")
-    class_axis = 0 if logits.dim() == 1 else 1
-    classes = logits.shape[class_axis]
-    if classes == 0:
-        raise ValueError(f"logits: expected at least one class, got shape {tuple(logits.shape)}")
-    _check_target(target, logits, class_axis, options)
-    for name, vector in (("weight", weight), ("prior", prior)):
-        if vector is None:
-            continue
-        check_class_vector(name, vector, classes)
-        if vector.device != logits.device:
-            raise ValueError(f"{name}: expected device {logits.device}, got {vector.device}")
-    if (
-        options.smooth_over == "others"
-        and prior is None
-        and classes == 1
-        and options.label_smoothing > 0
-    ):
-        raise ValueError("smooth_over='others': expected at least two classes, got 1")
-    if normalizer is not None:
-        _check_normalizer(normalizer, logits, options)
-
-
-def _check_target(target: Tensor, logits: Tensor, class_axis: int, options: CommonOptions) -> None:
-    rows = logits.shape[:class_axis] + logits.shape[class_axis + 1 :]
-    if target.is_complex() or target.dtype == torch.bool:
-        raise TypeError(f"target: expected an integer or floating-point dtype, got {target.dtype}")
-    soft = target.is_floating_point()
-    expected = logits.shape if soft else rows
-    if soft and target.shape == rows:
-        raise TypeError(
-            f"target: expected an integer dtype for class indices of shape {tuple(rows)}, or class "
-            f"probabilities of shape {tuple(expected)}, got {target.dtype} of shape {tuple(rows)}"
-        )
-    if target.shape != expected:
-        raise ValueError(
-            f"target: expected shape {tuple(expected)} for logits of shape "
-            f"{tuple(logits.shape)}, got {tuple(target.shape)}"
-        )
-    if target.device != logits.device:
-        raise ValueError(f"target: expected device {logits.device}, got {target.device}")
-    if soft and options.smooth_over == "others":
-        raise ValueError("smooth_over='others': expected class indices, got class probabilities")
-    if soft and options.ignore_index >= 0:
-        raise ValueError(
-            f"ignore_index={options.ignore_index}: expected class indices, got class "
-            "probabilities, of which none can be that class"
-        )
-
-
-def _check_normalizer(normalizer: Tensor | float, logits: Tensor, options: CommonOptions) -> None:
-    if options.reduction != "mean":
-        raise ValueError(f"normalizer: expected reduction='mean', got {options.reduction!r}")
-    if not isinstance(normalizer, Tensor):
-        return  # as_number says what it is, if not that
-    check_tensor("normalizer", normalizer)
-    if normalizer.dim() != 0:
-        raise ValueError(f"normalizer: expected a 0-d tensor, got shape {tuple(normalizer.shape)}")
-    if normalizer.is_complex() or normalizer.dtype == torch.bool:
-        raise TypeError(f"normalizer: expected a real number, got {normalizer.dtype}")
-    if normalizer.device not in (logits.device, torch.device("cpu")):
-        raise ValueError(f"normalizer: expected device {logits.device}, got {normalizer.device}")
 
 
 def check_writable(logits: Tensor) -> None:

@@ -12,13 +12,16 @@ from .schema import keywords_of
 from .values import as_index, as_number, described
 
 Reduction = Literal["none", "mean", "sum"]
-SmoothOver = Literal["all", "others"]
+SmoothOver = Literal["all", "others", "unmasked"]
+WeightOver = Literal["all", "target"]
 Objective = Literal["cross_entropy", "kl_div"]
 Backend = Literal["auto", "cpu", "cuda", "triton", "eager"]
+Target = Tensor | tuple[Tensor, Tensor]  # such as a SparseTarget
 
 CHOICES = {
     "reduction": get_args(Reduction),
     "smooth_over": get_args(SmoothOver),
+    "weight_over": get_args(WeightOver),
     "objective": get_args(Objective),
     "backend": get_args(Backend),
 }
@@ -37,6 +40,7 @@ class CommonOptions:
     label_smoothing: float = 0.0
     _: KW_ONLY
     smooth_over: SmoothOver = "all"
+    weight_over: WeightOver = "all"
     objective: Objective = "cross_entropy"
     lse_square_scale: float = 0.0
     logit_scale: float = 1.0
@@ -132,7 +136,7 @@ class _Weight:
 @declared
 class _LogitsAndTarget:
     logits: Tensor
-    target: Tensor
+    target: Target
 
 
 @declared
@@ -150,6 +154,7 @@ class CallArguments(ModuleArguments, _LogitsAndTarget):
     _: KW_ONLY
     logit_scale: Tensor | float = 1.0  # type: ignore[assignment]
     normalizer: Tensor | float | None = None
+    row_weight: Tensor | None = None
 
 
 @declared
@@ -195,7 +200,7 @@ class LinearModuleArguments(LinearArguments, _Features):
 class _HiddenAndTarget:
     hidden: Tensor
     linear_weight: Tensor
-    target: Tensor
+    target: Target
     _: KW_ONLY
     linear_bias: Tensor | None = None
 
@@ -207,6 +212,7 @@ class LinearCallArguments(LinearArguments, _HiddenAndTarget):
     _: KW_ONLY
     logit_scale: Tensor | float = 1.0  # type: ignore[assignment]
     normalizer: Tensor | float | None = None
+    row_weight: Tensor | None = None
 
 
 @declared
@@ -227,31 +233,33 @@ class LinearCallWithStats(LinearCallArguments):
 class Inputs(NamedTuple):
     """The tensors of a call.
 
-    logits (N, C) or (N, C, S); target (N,) or (N, S) of class indices, or class probabilities of
-    the logits' shape and dtype; weight (C,); prior (C,); normalizer ().
+    logits (N, C) or (N, C, S). target (N,) or (N, S) of class indices; or (N, K) or (N, K, S) of
+    classes, with target_probs of that shape; or class probabilities of the logits' shape, in any
+    floating-point dtype. weight (C,); prior (C,); normalizer (); row_weight like the rows.
     """
 
     logits: Tensor
     target: Tensor
-    weight: Tensor | None
-    prior: Tensor | None
-    normalizer: Tensor | None
+    target_probs: Tensor | None = None
+    weight: Tensor | None = None
+    prior: Tensor | None = None
+    normalizer: Tensor | None = None
+    row_weight: Tensor | None = None
 
 
 class LinearInputs(NamedTuple):
-    """The tensors of a call that projects.
-
-    hidden (N, D); linear_weight (C, D); linear_bias (C,); target (N,) of class indices, or class
-    probabilities, (N, C) in a floating-point dtype; weight (C,); prior (C,); normalizer ().
-    """
+    """The tensors of a call that projects: hidden (N, D); linear_weight (C, D); linear_bias (C,);
+    the others as in Inputs."""
 
     hidden: Tensor
     linear_weight: Tensor
     linear_bias: Tensor | None
     target: Tensor
-    weight: Tensor | None
-    prior: Tensor | None
-    normalizer: Tensor | None
+    target_probs: Tensor | None = None
+    weight: Tensor | None = None
+    prior: Tensor | None = None
+    normalizer: Tensor | None = None
+    row_weight: Tensor | None = None
 
 
 def accumulate_dtype(logits: Tensor) -> torch.dtype:
@@ -259,20 +267,16 @@ def accumulate_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def in_one_dtype(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Class probabilities in the dtype of the logits, the narrower one widened; float64
-    probabilities are rounded to the float32 of the sums."""
-    if not target.is_floating_point() or target.dtype == logits.dtype:
-        return logits, target
-    dtype = accumulate_dtype(logits)
-    return logits.to(dtype), target.to(dtype)
+def has_one_class(inputs: Inputs | LinearInputs) -> bool:
+    """Whether each row's target is one class: not a few of them, nor probabilities of all."""
+    return inputs.target_probs is None and not inputs.target.is_floating_point()
 
 
 class Outputs(NamedTuple):
     """What a forward returns.
 
-    loss () or, for "none", (N,) or (N, S); row_stats (2, N S): shift and sum of exponentials of
-    each row, with stats (4, N S): its lse and nll too; predicted like the rows, with stats;
+    loss () or, for "none", (N,) or (N, S); row_stats (4, N S): shift, sum of exponentials, mass and
+    beta of each row, with stats (6, N S): its lse and nll too; predicted like the rows, with stats;
     grad_logits like the logits, where it was asked for. What was not asked for is empty.
     """
 

@@ -29,6 +29,15 @@ def schema_of(declaration: type, keywords: list[str], *, traced: bool) -> str:
     return ", ".join(f"{kind} {name}" for name, kind in declared.items())
 
 
+def tensors_of(declaration: type, *without: str) -> str:
+    """The tensors of a call, as Inputs and LinearInputs have them."""
+    return ", ".join(
+        f"{'Tensor' if kind is Tensor else 'Tensor?'} {name}"
+        for name, kind in get_type_hints(declaration).items()
+        if name not in without
+    )
+
+
 def overload_of(packet: Any, options: Any, keywords: list[str]) -> tuple[Any, dict[str, Any]]:
     """The overload of an operator that takes these options, and they as its keywords."""
     values = {name: getattr(options, name) for name in keywords}

@@ -11,7 +11,7 @@ from checks import COMPILES
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth import FusedLabelSmoothingLoss, SparseTarget, label_smoothing_loss
 from labelsmooth.compat import LabelSmoothing, LabelSmoothingLoss
 
 pytestmark = COMPILES
@@ -45,7 +45,10 @@ def copies(arguments: tuple[Any, ...]) -> list[Any]:
 
 
 def compiles_once(
-    function: Callable[..., Tensor], calls: list[tuple[Any, ...]], compiler: str = "aot_eager"
+    function: Callable[..., Tensor],
+    calls: list[tuple[Any, ...]],
+    compiler: str = "aot_eager",
+    **tolerance: float,
 ) -> None:
     """One graph for the first call and one, with sizes and numbers as variables, for all others;
     losses and gradients are those of eager mode, for incoming gradients other than 1 too."""
@@ -59,7 +62,7 @@ def compiles_once(
             if loss.requires_grad:
                 (loss.sum() * number).backward()
             results.append([loss, *(a.grad for a in given if isinstance(a, Tensor))])
-        torch.testing.assert_close(*results)
+        torch.testing.assert_close(*results, **tolerance)
         assert counter.frame_count == min(number, 2)
 
 
@@ -202,7 +205,39 @@ def test_class_probabilities_of_another_dtype(dtype: torch.dtype) -> None:
     def loss(logits: Tensor, scores: Tensor) -> Tensor:
         return label_smoothing_loss(logits.to(dtype), scores.softmax(1), label_smoothing=0.1)
 
-    compiles_once(loss, [(logits, torch.rand(len(logits), C)) for logits, _ in batches(C)])
+    calls = [(logits, torch.rand(len(logits), C)) for logits, _ in batches(C)]
+    # In eager mode forward has rounded the gradient when it meets the incoming one.
+    compiles_once(loss, calls, rtol=max(torch.finfo(dtype).eps, 1e-6), atol=1e-6)
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_sparse_targets_and_row_weights(inplace: bool, compiler: str) -> None:
+    """With the gradients that they have too; the target is made inside the graph."""
+
+    def loss(x: Tensor, y: Tensor, lam: Tensor, rows: Tensor) -> Tensor:
+        target = SparseTarget.mix(y, y.flip(0), lam)
+        return label_smoothing_loss(
+            x * 2, target, label_smoothing=0.1, row_weight=rows, inplace=inplace, reduction="sum"
+        )
+
+    for with_grad in (False, True):
+        calls = [
+            (x, y, torch.rand(len(x), requires_grad=with_grad), torch.rand(len(x)))
+            for x, y in batches(C)
+        ]
+        torch._dynamo.reset()
+        compiles_once(loss, calls, compiler)
+
+
+@pytest.mark.parametrize("smooth_over", ["unmasked", "all"])
+def test_masked_logits(smooth_over: str) -> None:
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        masked = x.masked_fill(x < -0.5, torch.finfo(x.dtype).min)
+        masked = masked.scatter(1, y[:, None], 0.0)
+        return label_smoothing_loss(masked, y, label_smoothing=0.1, smooth_over=smooth_over)
+
+    compiles_once(loss, batches(C))
 
 
 def test_statistics() -> None:

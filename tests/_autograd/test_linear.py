@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from labelsmooth import (
     FusedLinearLabelSmoothingLoss,
+    SparseTarget,
     label_smoothing_loss,
     linear_label_smoothing_loss,
 )
@@ -116,7 +117,7 @@ def test_only_the_products_that_are_needed(
     hidden = torch.randn(rows, features).to(dtype).requires_grad_(needed[0])
     weight = torch.randn(classes, features).to(dtype).requires_grad_(needed[1])
     target = torch.randint(classes, (rows,))
-    inputs = LinearInputs(hidden.detach(), weight.detach(), None, target, None, None, None)
+    inputs = LinearInputs(hidden.detach(), weight.detach(), None, target)
     with Made() as made:
         loop.forward(inputs, LinearOptions(chunk_rows=20), dtype, [*needed, False])
     assert made.products() == products
@@ -329,6 +330,22 @@ class TestCompiled:
             given = projection(rows, D, C, bias=bias, dtype=torch.float32).leaves()
             made.append((*given.tensors(), targets(rows, C), smoothing))
         return made
+
+    @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+    def test_several_classes_and_row_weights(self, compiler: str) -> None:
+        def function(hidden: Tensor, weight: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+            target = SparseTarget.mix(y, y.flip(0), rows)
+            made = linear_label_smoothing_loss(
+                hidden, weight, target, row_weight=rows, label_smoothing=0.1, chunk_rows=4
+            )
+            assert isinstance(made, Tensor)
+            return made
+
+        calls = [
+            (hidden, weight, torch.rand(len(hidden)), y.clamp(min=0))
+            for hidden, weight, y, *_ in self.calls()
+        ]
+        compiles_once(function, calls, compiler)
 
     @pytest.mark.parametrize("compiler", ["eager", "aot_eager", "inductor"])
     @pytest.mark.parametrize("reduction", ["mean", "none"])

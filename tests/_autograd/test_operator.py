@@ -15,7 +15,7 @@ from torch.library import opcheck
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
 from labelsmooth._autograd.operator import KEYWORDS, NAMES
-from labelsmooth._call.problem import Options
+from labelsmooth._call.problem import Inputs, Options
 
 N, D, C = 5, 4, 7
 TARGET = torch.randint(C, (N,))
@@ -26,12 +26,14 @@ pytestmark = COMPILES
 # ---- the operators themselves --------------------------------------------------------------------
 
 
-def arguments(reduction: str, backend: str, **options: Any) -> tuple[tuple[Any, ...], Any]:
+def arguments(
+    reduction: str, backend: str, tensors: Any = None, **options: Any
+) -> tuple[tuple[Any, ...], Any]:
     """Tensors, and every option by its name."""
     options = {"label_smoothing": 0.1, "reduction": reduction, "backend": backend, **options}
     made = Options(**options)
-    logits = torch.randn(N, C, requires_grad=True)
-    return (logits, TARGET, None, None, None), {name: getattr(made, name) for name in KEYWORDS}
+    inputs = Inputs(torch.randn(N, C, requires_grad=True), TARGET)._replace(**tensors or {})
+    return tuple(inputs), {name: getattr(made, name) for name in KEYWORDS}
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -42,6 +44,24 @@ def test_opcheck(options: dict[str, Any], reduction: str, backend: str) -> None:
     opcheck(torch.ops.labelsmooth.loss.default, tensors, keywords)
     keywords["label_smoothing"] = torch.tensor(0.1, dtype=torch.float64)
     opcheck(torch.ops.labelsmooth.loss.traced, tensors, keywords)
+
+
+TARGETS: dict[str, dict[str, Tensor]] = {
+    "probabilities": {"target": torch.rand(N, C, dtype=torch.float64)},
+    "sparse": {"target": torch.randint(C, (N, 3)), "target_probs": torch.rand(N, 3)},
+    "row weight": {"row_weight": torch.rand(N)},
+}
+
+
+@pytest.mark.parametrize("tensors", TARGETS)
+@pytest.mark.parametrize("smooth_over", ["all", "unmasked"])
+def test_opcheck_of_targets(smooth_over: str, tensors: str, backend: str) -> None:
+    """With the gradients that they have too."""
+    options = {"smooth_over": smooth_over, "weight_over": "target", "return_stats": True}
+    given, keywords = arguments("mean", backend, TARGETS[tensors], **options)
+    opcheck(torch.ops.labelsmooth.loss.default, given, keywords)
+    leaves = [t.requires_grad_() if t is not None and t.is_floating_point() else t for t in given]
+    opcheck(torch.ops.labelsmooth.loss.default, tuple(leaves), keywords)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

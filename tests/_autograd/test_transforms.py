@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from labelsmooth import label_smoothing_loss
+from labelsmooth import SparseTarget, label_smoothing_loss
 
 # torch's own, where its forward mode starts up; the second is that of 2.13
 pytestmark = [
@@ -89,6 +89,61 @@ def test_per_sample_gradients_of_class_probabilities(
     grads = vmap(grad(summed(**options, backend=backend)))(logits, target)
     for sample in range(B):
         assert_gradient(grads[sample], truth(logits[sample], target[sample], **options))
+
+
+SEVERAL: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "weighted": {"weight": torch.rand(C, dtype=torch.float64) + 0.5, "weight_over": "target"},
+    "unmasked": {"smooth_over": "unmasked"},
+    "kl_div": {"objective": "kl_div", "prior": torch.rand(C, dtype=torch.float64).softmax(0)},
+}
+
+
+@pytest.mark.parametrize("options", SEVERAL.values(), ids=list(SEVERAL))
+@each_reduction
+def test_per_sample_gradients_of_several_classes_and_row_weights(
+    reduction: str, options: dict[str, Any], backend: str
+) -> None:
+    """Of the logits, the probabilities and the row weights at once, beside a loop over samples."""
+    logits = torch.randn(B, N, C, 2, dtype=torch.float64)
+    classes = torch.randint(C, (B, N, 3, 2))
+    classes[:, 1, 0], classes[:, 2] = -100, -100
+    probs, rows = torch.rand(B, N, 3, 2).double(), torch.rand(B, N, 2).double()
+
+    def loss(logits: Tensor, probs: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+        made = label_smoothing_loss(
+            logits, SparseTarget(classes, probs), label_smoothing=0.2, row_weight=rows,
+            reduction=reduction, backend=backend, **options,
+        )  # fmt: skip
+        assert isinstance(made, Tensor)
+        return made.sum()
+
+    of_sample = grad(loss, argnums=(0, 1, 2))
+    grads = vmap(of_sample)(logits, probs, rows, classes)
+    for sample in range(B):
+        leaves = [t[sample].clone().requires_grad_() for t in (logits, probs, rows)]
+        loss(*leaves, classes[sample]).backward()
+        for ours, leaf in zip(grads, leaves, strict=True):
+            torch.testing.assert_close(ours[sample], leaf.grad)
+
+
+def test_forward_mode_of_several_classes_and_row_weights(backend: str) -> None:
+    logits, probs, rows = (torch.rand(shape).double() for shape in ((N, C), (N, 3), (N,)))
+    classes = torch.randint(C, (N, 3))
+
+    def loss(logits: Tensor, probs: Tensor, rows: Tensor) -> Tensor:
+        made = label_smoothing_loss(
+            logits, SparseTarget(classes, probs), row_weight=rows, label_smoothing=0.1,
+            backend=backend,
+        )  # fmt: skip
+        assert isinstance(made, Tensor)
+        return made
+
+    primals = (logits, probs, rows)
+    forward, reverse = (
+        transform(loss, argnums=(0, 1, 2))(*primals) for transform in (jacfwd, jacrev)
+    )
+    torch.testing.assert_close(forward, reverse)
 
 
 @each_option

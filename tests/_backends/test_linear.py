@@ -35,7 +35,7 @@ def arguments(
 ) -> tuple[Any, ...]:
     given, target = projection(N, D, C, bias=bias, dtype=dtype), targets(N, C)
     values = [getattr(options, name) for name in operators.KEYWORDS]
-    return (*given, target, None, None, None, *values, dtype, *needed)
+    return (*LinearInputs(*given, target), *values, dtype, *needed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -53,6 +53,23 @@ def test_opcheck(
     opcheck(backward, (torch.ones_like(loss), row_stats, *given), test_utils=SHAPES)
 
 
+@pytest.mark.parametrize("stats", [False, True])
+def test_opcheck_of_several_classes_and_row_weights(stats: bool, backend: str) -> None:
+    options = LinearOptions(chunk_rows=4, backend=backend, return_stats=stats)  # type: ignore[arg-type]
+    given = list(arguments(torch.float32, options, [True] * 3))
+    several = {
+        "target": torch.randint(C, (N, 3)),
+        "target_probs": torch.rand(N, 3),
+        "row_weight": torch.rand(N),
+    }
+    for name, tensor in several.items():
+        given[LinearInputs._fields.index(name)] = tensor
+    opcheck(torch.ops.labelsmooth.linear_forward.default, tuple(given), test_utils=SHAPES)
+    loss, row_stats, *_ = torch.ops.labelsmooth.linear_forward.default(*given)
+    backward = torch.ops.labelsmooth.linear_backward.default
+    opcheck(backward, (torch.ones_like(loss), row_stats, *given), test_utils=SHAPES)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("traced", [False, True])
@@ -64,9 +81,8 @@ def test_opcheck_of_the_gradient(traced: bool, reduction: str) -> None:
     operator = torch.ops.labelsmooth.linear_forward.default
     if traced:
         operator = torch.ops.labelsmooth.linear_forward.traced
-        given[7 + operators.KEYWORDS.index("label_smoothing")] = torch.tensor(
-            0.1, dtype=torch.float64
-        )
+        place = len(LinearInputs._fields) + operators.KEYWORDS.index("label_smoothing")
+        given[place] = torch.tensor(0.1, dtype=torch.float64)
     opcheck(operator, tuple(given), test_utils=ALL)
 
 
@@ -108,7 +124,7 @@ class FakeKernel:
         assert options.inplace
         logits = inputs.logits
         rows = logits.shape[0] if options.reduction == "none" else ()
-        stats = logits.new_empty((2, logits.shape[0]), dtype=torch.float32)
+        stats = logits.new_empty((4, logits.shape[0]), dtype=torch.float32)
         loss = logits.new_empty(rows, dtype=torch.float32)
         return Outputs(loss, stats, logits.new_empty(0, dtype=torch.int64), logits)
 
@@ -141,9 +157,7 @@ def on_gpu(dtype: torch.dtype, rows: int = ROWS) -> LinearInputs:
         torch.empty(CLASSES, FEATURES, dtype=dtype, **place),
         None,
         torch.empty(rows, dtype=torch.int64, **place),
-        torch.empty(CLASSES, dtype=torch.float32, **place),
-        None,
-        None,
+        weight=torch.empty(CLASSES, dtype=torch.float32, **place),
     )
 
 
@@ -159,7 +173,7 @@ def test_a_step_on_a_gpu(dtype: torch.dtype, gpu: Device) -> None:
     half = dtype.itemsize == 2
     adding = "addmm.dtype_out" if half else "addmm_.default"
     assert products == ["mm.out", "addmm_.default", adding] * 2  # two chunks of 4096 rows
-    large = [(shape, of) for shape, of in gpu.made if len(shape) == 2 and min(shape) > 2]
+    large = [(shape, of) for shape, of in gpu.made if len(shape) == 2 and min(shape) > 4]
     slab, sums = ((4096, CLASSES), dtype), ((CLASSES, FEATURES), torch.float32)
     assert large == [((ROWS, FEATURES), dtype), sums, slab]  # both chunks in one slab
     gpu.made.clear()

@@ -23,16 +23,20 @@ def problem(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]
     return torch.randn(shape).to(dtype), torch.randint(C, shape[:1] + shape[2:])
 
 
-def options(reduction: int, *, vectors: bool = False) -> tuple[Any, ...]:
-    """What all operators take, in the schema's order."""
+def options(
+    reduction: int, *, vectors: bool = False, rows: tuple[int, ...] = (N,)
+) -> tuple[Any, ...]:
+    """What all operators take beside target and target_probs, in the schema's order."""
     return (
         torch.rand(C) if vectors else None,  # weight
         torch.rand(C).softmax(0) if vectors else None,  # prior
         torch.tensor(7.0) if vectors else None,  # normalizer
+        torch.rand(rows) if vectors else None,  # row_weight
         -100,  # ignore_index
         reduction,
         0.1,  # label_smoothing
-        vectors,  # over_others
+        int(vectors),  # smooth_over: the others
+        vectors,  # weight_over_target
         vectors,  # kl_div
         False,  # from_log_probs
         0.01 if vectors else 0.0,  # lse_square_scale
@@ -54,7 +58,9 @@ each_case = pytest.mark.parametrize(("shape", "dtype", "reduction", "vectors"), 
 def test_forward(
     with_grad: bool, shape: tuple[int, ...], dtype: torch.dtype, reduction: int, vectors: bool
 ) -> None:
-    arguments = (*problem(shape, dtype), *options(reduction, vectors=vectors))
+    rows = shape[:1] + shape[2:]
+    shared = options(reduction, vectors=vectors, rows=rows)
+    arguments = (*problem(shape, dtype), None, *shared)
     for with_stats in (False, True):
         opcheck(OPS.forward.default, (*arguments, with_grad, with_stats))
 
@@ -63,7 +69,9 @@ def test_forward(
 def test_forward_in_place(
     shape: tuple[int, ...], dtype: torch.dtype, reduction: int, vectors: bool
 ) -> None:
-    arguments = (*problem(shape, dtype), *options(reduction, vectors=vectors))
+    rows = shape[:1] + shape[2:]
+    shared = options(reduction, vectors=vectors, rows=rows)
+    arguments = (*problem(shape, dtype), None, *shared)
     for with_stats in (False, True):
         opcheck(OPS.forward_.default, (*arguments, with_stats))
 
@@ -74,31 +82,41 @@ def test_backward(
     name: str, shape: tuple[int, ...], dtype: torch.dtype, reduction: int, vectors: bool
 ) -> None:
     logits, target = problem(shape, dtype)
-    shared = options(reduction, vectors=vectors)
-    loss, row_stats, _, _ = OPS.forward(logits, target, *shared, False, False)
+    shared = options(reduction, vectors=vectors, rows=shape[:1] + shape[2:])
+    loss, row_stats, _, _ = OPS.forward(logits, target, None, *shared, False, False)
     grad_loss = torch.randn_like(loss)
     op = getattr(OPS, name).default
-    opcheck(op, (grad_loss, logits, target, row_stats, *shared))
+    opcheck(op, (grad_loss, logits, target, None, row_stats, *shared))
 
 
 def test_traced_overloads() -> None:
     """label_smoothing as a tensor: what torch.compile puts into its graphs."""
     logits, target = problem((N, C), torch.float32)
-    position = 5
+    position = 6
     shared: list[Any] = list(options(MEAN, vectors=True))
-    loss, row_stats, _, grad_logits = OPS.forward(logits, target, *shared, True, False)
+    loss, row_stats, _, grad_logits = OPS.forward(logits, target, None, *shared, True, False)
     before, after = shared[:position], shared[position + 1 :]
     traced = (*before, torch.tensor(shared[position], dtype=torch.float64), *after)
-    assert torch.equal(OPS.forward.traced(logits, target, *traced, True, False)[3], grad_logits)
-    opcheck(OPS.forward.traced, (logits, target, *traced, True, False))
-    opcheck(OPS.forward_.traced, (logits.clone(), target, *traced, False))
+    assert torch.equal(
+        OPS.forward.traced(logits, target, None, *traced, True, False)[3], grad_logits
+    )
+    opcheck(OPS.forward.traced, (logits, target, None, *traced, True, False))
+    opcheck(OPS.forward_.traced, (logits.clone(), target, None, *traced, False))
     for backward in (OPS.backward.traced, OPS.backward_.traced):
-        opcheck(backward, (torch.ones_like(loss), logits.clone(), target, row_stats, *traced))
+        opcheck(backward, (torch.ones_like(loss), logits.clone(), target, None, row_stats, *traced))
 
 
-def test_class_probabilities() -> None:
-    logits, target = torch.randn(N, C), torch.rand(N, C)
-    opcheck(OPS.forward.default, (logits, target, *options(MEAN), True, True))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_class_probabilities(dtype: torch.dtype) -> None:
+    logits, target = torch.randn(N, C), torch.rand(N, C).to(dtype)
+    opcheck(OPS.forward.default, (logits, target, None, *options(MEAN), True, True))
+
+
+def test_a_few_classes() -> None:
+    logits, classes, probs = torch.randn(N, C), torch.randint(C, (N, 3)), torch.rand(N, 3)
+    opcheck(OPS.forward.default, (logits, classes, probs, *options(MEAN), True, True))
+    loss, row_stats, _, _ = OPS.forward(logits, classes, probs, *options(MEAN), False, False)
+    opcheck(OPS.backward.default, (loss, logits, classes, probs, row_stats, *options(MEAN)))
 
 
 def test_strided_logits() -> None:
@@ -109,7 +127,7 @@ def test_strided_logits() -> None:
         torch.randn(N, C + 1)[:, 1:],
     ):
         target = torch.randint(C, (N,))
-        opcheck(OPS.forward.default, (logits, target, *options(MEAN), True, False))
+        opcheck(OPS.forward.default, (logits, target, None, *options(MEAN), True, False))
 
 
 def test_the_schemas_declare_what_is_written() -> None:

@@ -18,9 +18,9 @@ from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
 from labelsmooth.compat import LabelSmoothing, LabelSmoothingLoss
 
 N, C = 4, 7
-TENSORS = ["logits", "target", "weight", "prior"]
+TENSORS = ["logits", "target", "weight", "prior", "row_weight"]
 NUMBERS = ["label_smoothing", "lse_square_scale", "logit_scale", "softcap", "normalizer"]
-CHOICES = ["reduction", "smooth_over", "objective", "backend"]
+CHOICES = ["reduction", "smooth_over", "weight_over", "objective", "backend"]
 FLAGS = ["from_log_probs", "inplace", "return_stats"]
 ARGUMENTS = [*TENSORS, "ignore_index", *NUMBERS, *CHOICES, *FLAGS]
 
@@ -68,6 +68,7 @@ WORKS = {
     "ignore_index": ["integer", "numpy integer", "0-d integer tensor"],
     "weight": ["None"],
     "prior": ["None"],
+    "row_weight": ["None", "(N,) tensor", "(N,) tensor with grad"],
     "softcap": [*A_NUMBER, "None"],
     "normalizer": [*A_NUMBER, "None", "0-d tensor with grad"],
 }
@@ -91,7 +92,9 @@ def call(form: str, **arguments: Any) -> Any:
     arguments = {"logits": torch.randn(N, C), "target": torch.arange(N), **arguments}
     if form == "function":
         return label_smoothing_loss(**arguments)
-    of_call = [name for name in ("logits", "target", "normalizer") if name in arguments]
+    of_call = [
+        name for name in ("logits", "target", "normalizer", "row_weight") if name in arguments
+    ]
     given = {name: arguments.pop(name) for name in of_call}
     return FusedLabelSmoothingLoss(**arguments)(**given)
 

@@ -11,7 +11,8 @@ import torch
 from checks import DTYPES
 from torch import Tensor
 
-from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth import FusedLabelSmoothingLoss, SparseTarget, label_smoothing_loss
+from labelsmooth._call.problem import Inputs
 
 N, C = 5, 7
 
@@ -108,6 +109,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"label_smoothing": math.nan}, "label_smoothing.*nan"),
     ({"reduction": "avg"}, "reduction.*mean.*avg"),
     ({"smooth_over": "none"}, "smooth_over.*others.*none"),
+    ({"weight_over": "others"}, "weight_over.*target.*others"),
     ({"objective": "mse"}, "objective.*kl_div.*mse"),
     ({"backend": "mps"}, "backend.*eager.*mps"),
     ({"softcap": 0.0}, r"softcap.*0\.0"),
@@ -158,20 +160,82 @@ def test_normalizer_is_real_and_at_hand(backend: str) -> None:
 def test_operators_check_what_kernels_rely_on() -> None:
     """Behind the public functions, too, a wrong shape is an error and not a wild read."""
     logits, target = torch.randn(N, C), torch.zeros(N, dtype=torch.int64)
-    options = (None, -100, 1, 0.1, False, False, False, 0.0, 1.0, 0.0, True, False)
-
-    def forward(*tensors: object) -> None:
-        torch.ops.labelsmooth.forward(*tensors, *options)
-
-    for tensors, message in [
-        ((logits[0], target, None, None), "logits"),
-        ((logits, target[1:], None, None), "one class a row"),
-        ((logits, logits[:, 1:], None, None), "shape of the logits"),
-        ((logits, target, torch.ones(C + 1), None), r"expected shape \(C,\)"),
-        ((logits, target, None, torch.ones(C - 1)), r"expected shape \(C,\)"),
+    options = (-100, 1, 0.1, 0, False, False, False, 0.0, 1.0, 0.0, True, False)
+    right, two = Inputs(logits, target), torch.zeros(N, 2)
+    for wrong, message in [
+        ({"logits": logits[0]}, "logits"),
+        ({"target": target[1:]}, "one class a row"),
+        ({"target": logits[:, 1:]}, "shape of the logits"),
+        ({"target": two.long(), "target_probs": two[1:]}, "target_probs"),
+        ({"target": two[1:].long(), "target_probs": two[1:]}, "target_probs"),
+        ({"target": target, "target_probs": two}, "target_probs"),
+        ({"weight": torch.ones(C + 1)}, r"expected shape \(C,\)"),
+        ({"prior": torch.ones(C - 1)}, r"expected shape \(C,\)"),
+        ({"row_weight": torch.ones(N + 1)}, "row_weight"),
     ]:
         with pytest.raises(RuntimeError, match=message):
-            forward(*tensors)
+            torch.ops.labelsmooth.forward(*right._replace(**wrong), *options)
+
+
+ROWS_OF_2 = torch.zeros(N, 2)
+SPARSE: list[tuple[Any, type[Exception], str]] = [
+    ((ROWS_OF_2, ROWS_OF_2), TypeError, "target.classes: expected an integer dtype, got .*float32"),
+    ((ROWS_OF_2.bool(), ROWS_OF_2), TypeError, "target.classes: expected an integer dtype"),
+    ((ROWS_OF_2.long(), ROWS_OF_2.long()), TypeError, "target.probs: expected a floating-point"),
+    ((ROWS_OF_2.long(), [0.5, 0.5]), TypeError, "target.probs: expected a tensor, got list"),
+    ((ROWS_OF_2[:, 0].long(), ROWS_OF_2[:, 0]), ValueError, rf"expected shape \({N}, K\)"),
+    ((ROWS_OF_2[1:].long(), ROWS_OF_2[1:]), ValueError, rf"expected shape \({N}, 2\)"),
+    ((ROWS_OF_2[:, :0].long(), ROWS_OF_2[:, :0]), ValueError, rf"expected shape \({N}, K\)"),
+    ((ROWS_OF_2.long(), ROWS_OF_2[:, :1]), ValueError, rf"target.probs: .*\({N}, 2\)"),
+    ((ROWS_OF_2.long(), ROWS_OF_2.to("meta")), ValueError, "target.probs: expected device cpu"),
+    ((ROWS_OF_2.long(),), TypeError, r"SparseTarget of classes and probabilities, got a tuple \(a"),
+    ((ROWS_OF_2.long(), None), TypeError, r"got a tuple \(a tensor .*, None\)"),
+    ((ROWS_OF_2.long(), ROWS_OF_2.to(torch.float8_e5m2)), TypeError, "target.probs: .*float8_e5m2"),
+    ((ROWS_OF_2.long() + C, ROWS_OF_2), IndexError, f"target of row 0 is {C}"),
+]
+
+
+@pytest.mark.parametrize(("target", "error", "message"), SPARSE, ids=[m for _, _, m in SPARSE])
+def test_sparse_targets(target: Any, error: type[Exception], message: str, backend: str) -> None:
+    """Nothing is written where the logits might have been."""
+    leaf = torch.randn(N, C, requires_grad=True)
+    logits = leaf * 1
+    with pytest.raises(error, match=message):
+        label_smoothing_loss(logits, target, inplace=True, backend=backend)
+    assert torch.equal(logits, leaf)
+
+
+def test_a_wrong_class_is_named_with_its_row(backend: str) -> None:
+    classes = torch.zeros(2, 3, 4, dtype=torch.int64)
+    classes[1, 2, 3] = -3
+    with pytest.raises(IndexError, match="target of row 7 is -3"):
+        label_smoothing_loss(
+            torch.randn(2, C, 4), SparseTarget(classes, torch.rand(2, 3, 4)), backend=backend
+        )
+
+
+def test_several_classes_have_no_others(backend: str) -> None:
+    sparse = SparseTarget(ROWS_OF_2.long(), ROWS_OF_2)
+    for target, said in ((torch.rand(N, C), "class probabilities"), (sparse, "a SparseTarget")):
+        with pytest.raises(ValueError, match=f"expected class indices, got {said}"):
+            label_smoothing_loss(torch.randn(N, C), target, smooth_over="others", backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("row_weight", "error", "message"),
+    [
+        (torch.ones(N + 1), ValueError, rf"row_weight: expected shape \({N},\)"),
+        (torch.ones(()), ValueError, rf"row_weight: expected shape \({N},\)"),
+        (torch.ones(N, device="meta"), ValueError, "row_weight: expected device cpu"),
+        (torch.ones(N, dtype=torch.complex64), TypeError, "row_weight: expected a real dtype"),
+        ([1.0] * N, TypeError, "row_weight: expected a tensor, got list"),
+    ],
+    ids=["longer", "0-d", "meta", "complex", "list"],
+)
+def test_row_weight(row_weight: Any, error: type[Exception], message: str, backend: str) -> None:
+    logits, target = problem()
+    with pytest.raises(error, match=message):
+        label_smoothing_loss(logits, target, row_weight=row_weight, backend=backend)
 
 
 def test_normalizer_is_one_number(backend: str) -> None:

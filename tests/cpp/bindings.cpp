@@ -21,11 +21,11 @@ labelsmooth::DType dtype_named(const std::string& name) {
 }
 
 // Rows [begin, end) of one-step forward and gradient. logits and grad_logits (N, C) with any
-// strides, bfloat16 and float16 as uint16; target (N,) int64; loss, row_shift, row_sum_exp (N,)
-// float32, or float64 for float64 logits.
+// strides, bfloat16 and float16 as uint16; target (N,) int64; loss (N,), row_stats (4, N) float32,
+// or float64 for float64 logits.
 void forward(const std::string& dtype, py::array logits, py::array_t<int64_t> target,
-             py::array grad_logits, py::array loss, py::array row_shift, py::array row_sum_exp,
-             double label_smoothing, int64_t begin, int64_t end) {
+             py::array grad_logits, py::array loss, py::array row_stats, double label_smoothing,
+             int64_t begin, int64_t end) {
   const auto matrix = [](py::array& array) {
     const int64_t size = array.itemsize();
     return labelsmooth::Matrix{array.mutable_data(), array.strides(0) / size,
@@ -40,8 +40,10 @@ void forward(const std::string& dtype, py::array logits, py::array_t<int64_t> ta
   problem.target = target.data();
   problem.options.label_smoothing = label_smoothing;
   problem.loss = loss.mutable_data();
-  problem.row_shift = row_shift.mutable_data();
-  problem.row_sum_exp = row_sum_exp.mutable_data();
+  problem.row_shift = row_stats.mutable_data(0);
+  problem.row_sum_exp = row_stats.mutable_data(1);
+  problem.row_mass = row_stats.mutable_data(2);
+  problem.row_beta = row_stats.mutable_data(3);
   labelsmooth::cpu::process_rows(problem, begin, end);
 }
 
@@ -51,5 +53,5 @@ PYBIND11_MODULE(labelsmooth_kernels, module) {
   using namespace pybind11::literals;
   module.def("instruction_set", &labelsmooth::cpu::instruction_set);
   module.def("forward", &forward, "dtype"_a, "logits"_a, "target"_a, "grad_logits"_a, "loss"_a,
-             "row_shift"_a, "row_sum_exp"_a, "label_smoothing"_a, "begin"_a, "end"_a);
+             "row_stats"_a, "label_smoothing"_a, "begin"_a, "end"_a);
 }

@@ -49,7 +49,7 @@ class Call {
     for (int64_t row = 0; row < c.rows; ++row) {
       target.push_back(row % 3 == 2 ? -100 : static_cast<int64_t>(random.next()) % c.classes);
     }
-    for (auto* values : {&loss, &row_shift, &row_sum_exp, &lse, &nll})
+    for (auto* values : {&loss, &row_shift, &row_sum_exp, &row_mass, &row_beta, &lse, &nll})
       values->assign(rows, T(poison));
     predicted.assign(rows, static_cast<int64_t>(poison));
   }
@@ -67,11 +67,12 @@ class Call {
     p.logits = matrix(logits);
     p.grad_logits = matrix(case_.inplace ? logits : grad);
     case_.probabilities ? void(p.target_probs = matrix(probs)) : void(p.target = target.data());
+    p.probs_dtype = dtype;
     if (case_.vectors) {
       p.weight = weight.data();
       p.prior = prior.data();
       p.class_coef = coef.data();
-      p.class_sums = {0, 0};
+      p.class_sums = {0, 0, 1};
       for (T v : coef) p.class_sums.coef += static_cast<double>(v);
     }
     p.options.label_smoothing = 0.1;
@@ -79,6 +80,8 @@ class Call {
     p.loss = loss.data();
     p.row_shift = row_shift.data();
     p.row_sum_exp = row_sum_exp.data();
+    p.row_mass = row_mass.data();
+    p.row_beta = row_beta.data();
     if (case_.stats) {
       p.lse = lse.data();
       p.nll = nll.data();
@@ -138,7 +141,7 @@ class Call {
   }
 
   std::vector<Element> logits, probs, grad;
-  std::vector<T> weight, prior, coef, loss, row_shift, row_sum_exp, lse, nll;
+  std::vector<T> weight, prior, coef, loss, row_shift, row_sum_exp, row_mass, row_beta, lse, nll;
   std::vector<int64_t> target, predicted;
 
  private:

@@ -159,7 +159,8 @@ class Call {
         layout_(bytes, outer_, classes_, inner_),
         logits_(dtype, layout_.count),
         grad_(dtype, layout_.count),
-        probs_(dtype, layout_.count) {
+        probs_(static_cast<DType>(bytes.below(4)), layout_.count) {
+    options_.lowest = lowest_of(dtype);
     draw_options(bytes);
     draw_classes(bytes);
     draw_rows(bytes);
@@ -185,8 +186,11 @@ class Call {
 
   void draw_options(Bytes& bytes) {
     options_.label_smoothing = static_cast<double>(bytes.below(11)) / 10;
-    probabilities_ = bytes.flag();
-    options_.over_others = !probabilities_ && classes_ > 1 && bytes.flag();
+    kind_ = static_cast<Kind>(bytes.below(3));
+    options_.smooth_over = static_cast<SmoothOver>(bytes.below(3));
+    if (options_.over_others() && (kind_ != Kind::one || classes_ == 1))
+      options_.smooth_over = SmoothOver::all;
+    options_.weight_over_target = bytes.flag();
     options_.kl_div = bytes.flag();
     options_.from_log_probs = bytes.flag();
     if (bytes.flag()) options_.lse_square_scale = 0.125;
@@ -202,6 +206,7 @@ class Call {
   void draw_classes(Bytes& bytes) {
     weighted_ = bytes.flag();
     with_prior_ = bytes.flag();
+    with_row_weight_ = bytes.flag();
     double sum = 0;
     for (int64_t c = 0; c < classes_; ++c) {
       weight_.push_back(static_cast<T>(weighted_ ? 0.25 + std::fabs(bytes.number()) : 1));
@@ -212,12 +217,12 @@ class Call {
     for (T& u : prior_) u = static_cast<T>(static_cast<double>(u) / sum);
     long double coef = 0, coef_log = 0;
     for (size_t c = 0; c < prior_.size(); ++c) {
-      coef_.push_back(weight_[c] * prior_[c]);
+      coef_.push_back(options_.weight_over_target ? prior_[c] : weight_[c] * prior_[c]);
       const auto v = static_cast<double>(coef_[c]);
       coef += v;
       coef_log += v * std::log(static_cast<double>(prior_[c]));
     }
-    sums_ = {static_cast<double>(coef), static_cast<double>(coef_log)};
+    sums_ = {static_cast<double>(coef), static_cast<double>(coef_log), 1};
   }
 
   void draw_rows(Bytes& bytes) {
@@ -234,12 +239,17 @@ class Call {
         logits_.set(layout_.at(row, c), masked ? -INFINITY : odd);
         probs_.set(layout_.at(row, c), std::fabs(bytes.number()) / static_cast<double>(classes_));
       }
-      target_.push_back(bytes.rarely() ? ignore_index : bytes.below(classes_));
       grad_loss_.push_back(static_cast<T>(bytes.number()));
+      row_weight_.push_back(static_cast<T>(bytes.rarely() ? 0 : 1 + bytes.number()));
     }
-    for (auto* values : {&loss_, &shift_, &sum_exp_, &lse_, &nll_})
-      values->assign(target_.size(), T(-77));
-    predicted_.assign(target_.size(), -77);
+    entries_ = kind_ == Kind::few ? 1 + bytes.below(5) : 1;
+    for (int64_t i = 0; i < rows_ * entries_; ++i) {
+      target_.push_back(bytes.rarely() ? ignore_index : bytes.below(classes_));
+      sparse_probs_.push_back(static_cast<T>(std::fabs(bytes.number()) / 4));
+    }
+    for (auto* values : {&loss_, &shift_, &sum_exp_, &mass_, &beta_, &lse_, &nll_})
+      values->assign(static_cast<size_t>(rows_), T(-77));
+    predicted_.assign(static_cast<size_t>(rows_), -77);
   }
 
   bool transformed() const {
@@ -253,19 +263,25 @@ class Call {
     p.classes = classes_;
     p.inner = inner_;
     p.logits = layout_.of(logits_);
-    if (probabilities_)
+    if (kind_ == Kind::all)
       p.target_probs = layout_.of(probs_);
     else
       p.target = target_.data();
+    p.probs_dtype = probs_.dtype;
+    if (kind_ == Kind::few) p.sparse_probs = sparse_probs_.data();
+    p.target_classes = entries_;
     p.ignore_index = ignore_index;
+    if (with_row_weight_) p.row_weight = row_weight_.data();
     if (weighted_) p.weight = weight_.data();
     if (with_prior_) p.prior = prior_.data();
-    if (weighted_ || with_prior_) p.class_coef = coef_.data();
+    if ((weighted_ && !options_.weight_over_target) || with_prior_) p.class_coef = coef_.data();
     p.class_sums = sums_;
     p.options = options_;
     p.loss = loss_.data();
     p.row_shift = shift_.data();
     p.row_sum_exp = sum_exp_.data();
+    p.row_mass = mass_.data();
+    p.row_beta = beta_.data();
     if (stats_) {
       p.lse = lse_.data();
       p.nll = nll_.data();
@@ -287,16 +303,26 @@ class Call {
       DenseRow& d = rows[static_cast<size_t>(row)];
       for (int64_t c = 0; c < classes_; ++c) {
         d.logits.push_back(logits_.get(layout_.at(row, c)));
-        if (probabilities_) d.probs.push_back(probs_.get(layout_.at(row, c)));
+        if (kind_ == Kind::all) d.probs.push_back(probs_.get(layout_.at(row, c)));
       }
       d.weight.assign(weight_.begin(), weight_.end());
       d.prior.assign(prior_.begin(), prior_.end());
-      d.target = target_[static_cast<size_t>(row)];
+      if (kind_ == Kind::one) d.target = target_[static_cast<size_t>(row)];
+      if (kind_ == Kind::few) {
+        d.probs.assign(static_cast<size_t>(classes_), 0);
+        for (int64_t k = 0; k < entries_; ++k)
+          if (target_[entry(row, k)] != ignore_index)
+            d.probs[static_cast<size_t>(target_[entry(row, k)])] +=
+                static_cast<double>(sparse_probs_[entry(row, k)]);
+      }
       d.smoothing = options_.label_smoothing;
       d.lse_square_scale = options_.lse_square_scale;
       d.logit_scale = options_.logit_scale;
       d.softcap = options_.softcap;
-      d.over_others = options_.over_others;
+      d.lowest = options_.lowest;
+      d.over_others = options_.over_others();
+      d.over_unmasked = options_.over_unmasked();
+      d.weight_over_target = options_.weight_over_target;
       d.kl_div = options_.kl_div;
       d.from_log_probs = options_.from_log_probs;
     }
@@ -315,7 +341,7 @@ class Call {
                             ? std::max(std::fabs(least), std::fabs(largest))
                             : 0;
     const double mass = *std::max_element(dense.weight.begin(), dense.weight.end()) *
-                        (probabilities_ ? 4 : 1);  // probabilities need not sum to 1
+                        (kind_ == Kind::one ? 1 : 4);  // probabilities need not sum to 1
     return (1 + mass) * (1 + std::log(static_cast<double>(classes_)) + largest - least + size) *
            (1 + 2 * options_.lse_square_scale * size);
   }
@@ -324,13 +350,14 @@ class Call {
     const auto r = static_cast<size_t>(row);
     const auto loss = static_cast<double>(loss_[r]);
     const Elements& grad = inplace_ ? logits_ : grad_;
-    if (!probabilities_ && target_[r] == ignore_index) {
-      CHECK(loss == 0, "row %ld is ignored: loss %g", row, loss);
+    const double row_weight = with_row_weight_ ? static_cast<double>(row_weight_[r]) : 1;
+    if (row_weight == 0 || ignored(row)) {
+      CHECK(loss == 0, "row %ld does not count: loss %g", row, loss);
       for (int64_t c = 0; c < classes_; ++c)
-        CHECK(grad.get(layout_.at(row, c)) == 0, "row %ld is ignored", row);
+        CHECK(grad.get(layout_.at(row, c)) == 0, "row %ld does not count", row);
       return;
     }
-    const double expected_loss = dense.loss();
+    const double expected_loss = row_weight * dense.loss();
     for (double x : dense.logits)
       if (std::isnan(x) || x > 1e30) {  // diverged: shows in the loss, unless nothing asks for it
         CHECK(!std::isfinite(loss) || options_.from_log_probs || options_.softcap > 0 ||
@@ -339,14 +366,14 @@ class Call {
         return;
       }
     const double arithmetic = 8 * rounding_of(sizeof(T) == 8 ? DType::float64 : DType::float32);
-    const double error = arithmetic * magnitude(dense);
+    const double error = arithmetic * magnitude(dense) * (1 + std::fabs(row_weight));
     CHECK(close(loss, expected_loss, error), "row %ld: loss %.17g, expected %.17g +- %g", row, loss,
           expected_loss, error);
     if (stats_)
       CHECK(close(static_cast<double>(lse_[r]), dense.lse(), error),
             "row %ld: lse %.17g, expected %.17g", row, static_cast<double>(lse_[r]), dense.lse());
-    const double factor =
-        (two_phases_ ? static_cast<double>(grad_loss_[r]) : 1) / static_cast<double>(denominator_);
+    const double factor = (two_phases_ ? static_cast<double>(grad_loss_[r]) : 1) * row_weight /
+                          static_cast<double>(denominator_);
     const std::vector<double> grads = dense.grad();
     for (int64_t c = 0; c < classes_; ++c) {
       const double value = grad.get(layout_.at(row, c));
@@ -359,17 +386,30 @@ class Call {
   }
 
   static constexpr int64_t ignore_index = -100;
+  enum class Kind { one, few, all };  // classes that a row's target names
+
+  size_t entry(int64_t row, int64_t k) const {
+    return static_cast<size_t>((row / inner_ * entries_ + k) * inner_ + row % inner_);
+  }
+  bool ignored(int64_t row) const {
+    for (int64_t k = 0; k < entries_; ++k)
+      if (kind_ == Kind::all || target_[entry(row, k)] != ignore_index) return false;
+    return true;
+  }
 
   DType dtype_;
   int64_t classes_, outer_, inner_, rows_;
   Layout layout_;
   Elements logits_, grad_, probs_;
   LossOptions<double> options_;
-  bool probabilities_ = false, weighted_ = false, with_prior_ = false, stats_ = false;
+  Kind kind_ = Kind::one;
+  int64_t entries_ = 1;
+  bool weighted_ = false, with_prior_ = false, with_row_weight_ = false, stats_ = false;
   bool inplace_ = false, two_phases_ = false, threads_ = false;
   T denominator_ = 1;
-  std::vector<T> weight_, prior_, coef_, grad_loss_, loss_, shift_, sum_exp_, lse_, nll_;
-  ClassSums<double> sums_;
+  std::vector<T> weight_, prior_, coef_, row_weight_, sparse_probs_, grad_loss_;
+  std::vector<T> loss_, shift_, sum_exp_, mass_, beta_, lse_, nll_;
+  ClassSums<double> sums_ = {1, 0, 1};
   std::vector<int64_t> target_, predicted_;
 };
 

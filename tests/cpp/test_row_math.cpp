@@ -11,17 +11,38 @@ using namespace labelsmooth;
 namespace {
 
 LossOptions<double> options_of(const DenseRow& row) {
-  return {row.smoothing,   row.lse_square_scale, row.logit_scale,   row.softcap,
-          row.over_others, row.kl_div,           row.from_log_probs};
+  const SmoothOver over = row.over_others     ? SmoothOver::others
+                          : row.over_unmasked ? SmoothOver::unmasked
+                                              : SmoothOver::all;
+  return {row.smoothing, row.lse_square_scale,   row.logit_scale, row.softcap,       row.lowest,
+          over,          row.weight_over_target, row.kl_div,      row.from_log_probs};
 }
 
-RowStats<double> stats_of(const DenseRow& row, size_t begin, size_t end, double reference) {
+double spread_coef(const DenseRow& row, size_t c) {
+  const double v = coef_of_class(row.weight[c], row.prior[c], options_of(row));
+  return unless_masked(v, row.logits[c], options_of(row));
+}
+
+// Of the classes [begin, end) without `left_out`.
+RowStats<double> stats_of(const DenseRow& row, size_t begin, size_t end, double reference,
+                          size_t left_out = SIZE_MAX) {
   RowStats<double> stats = empty_stats<double>();
   for (size_t c = begin; c < end; ++c) {
-    const double v = coef_of_class(row.weight[c], row.prior[c], options_of(row));
-    stats = combine(stats, {row.x(c), 1, weighted(v, row.x(c) - reference), v});
+    const double v = c == left_out ? 0 : spread_coef(row, c);
+    stats = combine(stats, {row.x(c), 1, weighted(v, row.x(c) - reference)});
   }
   return stats;
+}
+
+ClassSums<double> sums_of(const DenseRow& row) {
+  const LossOptions<double> options = options_of(row);
+  ClassSums<double> sums = {0, 0, 0};
+  for (size_t c = 0; c < row.logits.size(); ++c) {
+    sums.coef += spread_coef(row, c);
+    sums.coef_log += coef_log_of_class(spread_coef(row, c), row.prior[c]);
+    sums.prior += unless_masked(row.prior[c], row.logits[c], options);
+  }
+  return sums;
 }
 
 DenseRow random_row(Random& random, size_t classes) {
@@ -41,30 +62,38 @@ DenseRow random_row(Random& random, size_t classes) {
 void check_row(const DenseRow& row) {
   const LossOptions<double> options = options_of(row);
   const size_t classes = row.logits.size();
-  const auto y = static_cast<size_t>(row.target);
-  ClassSums<double> sums = {0, 0};
-  std::vector<double> coefs;
+  const bool one_class = row.probs.empty();
+  const size_t y = one_class ? static_cast<size_t>(row.target) : 0;
+  const double reference = finite_or_zero(row.x(y));
+  const bool infinite = one_class && reference != row.x(y);
+  const auto stats = stats_of(row, 0, classes, reference, infinite ? y : SIZE_MAX);
+  const ClassSums<double> sums = sums_of(row);
+
+  auto terms = row_terms(row.prior[y], sums, options);
+  std::vector<TargetTerms<double>> targets(classes);
+  double target_dot = 0, entropy = smoothing_entropy(terms, sums);
   for (size_t c = 0; c < classes; ++c) {
-    coefs.push_back(coef_of_class(row.weight[c], row.prior[c], options));
-    sums.coef += coefs[c];
-    sums.coef_log += coef_log_of_class(coefs[c], row.prior[c]);
+    if (row.unsmoothed(c) == 0) continue;
+    targets[c] =
+        target_terms(row.unsmoothed(c), row.weight[c], row.prior[c], row.logits[c], terms, options);
+    terms.mass += targets[c].tau;
+    target_dot += infinite ? weighted(targets[c].coef, row.x(c))
+                           : weighted(targets[c].tau, row.x(c) - reference);
+    entropy += target_entropy(targets[c]);
   }
-  const double target_logit = transform_logit(row.logits[y], options);
-  const double reference = finite_or_zero(target_logit);
-  const auto stats = stats_of(row, 0, classes, reference);
-  const auto terms = row_terms(row.prior[y], row.weight[y], sums.coef, options);
-  double loss = row_loss(stats, terms, target_logit, reference, options);
-  if (row.kl_div) loss += negative_entropy(terms, row.prior[y], row.weight[y], sums);
+  double loss = row_loss(stats, terms, target_dot, reference, options);
+  if (row.kl_div) loss += entropy;
   CHECK(close(loss, row.loss(), 1e-13), "%.17g, expected %.17g", loss, row.loss());
 
   const double scale = 0.25;
   const auto grad = grad_terms(stats, terms, scale, options);
   const std::vector<double> expected = row.grad();
   for (size_t c = 0; c < classes; ++c) {
-    const double x = transform_logit(row.logits[c], options);
-    const double coef = c == y ? grad.target_coef : grad.beta * coefs[c];
-    const double g =
-        logit_grad(labelsmooth::exp(x - grad.shift), coef, grad) * transform_slope(x, options);
+    const double tau = weighted(grad.kappa * row.unsmoothed(c), row.weight[c]);
+    const double coef = one_class && c == y ? grad.scale * targets[c].coef
+                                            : soft_coef(spread_coef(row, c), tau, grad.beta);
+    const double g = logit_grad(labelsmooth::exp(row.x(c) - grad.shift), coef, grad) *
+                     transform_slope(row.x(c), options);
     CHECK(close(g, scale * expected[c], 1e-13), "class %zu: %.17g, expected %.17g", c, g,
           scale * expected[c]);
   }
@@ -72,17 +101,27 @@ void check_row(const DenseRow& row) {
 
 void every_convention() {
   Random random;
-  for (int bits = 0; bits < 128; ++bits) {
-    DenseRow row = random_row(random, 7);
-    row.smoothing = bits & 1 ? 0.1 : 0;
-    row.over_others = bits & 2;
-    row.kl_div = bits & 4;
-    row.from_log_probs = bits & 8;
-    row.lse_square_scale = bits & 16 ? 0.01 : 0;
-    row.logit_scale = bits & 32 ? 0.7 : 1;
-    row.softcap = bits & 64 ? 3 : 0;
-    check_row(row);
-  }
+  for (const SmoothOver over : {SmoothOver::all, SmoothOver::others, SmoothOver::unmasked})
+    for (int bits = 0; bits < 256; ++bits) {
+      DenseRow row = random_row(random, 7);
+      row.smoothing = bits & 1 ? 0.1 : 0;
+      row.kl_div = bits & 2;
+      row.from_log_probs = bits & 4;
+      row.lse_square_scale = bits & 8 ? 0.01 : 0;
+      row.logit_scale = bits & 16 ? 0.7 : 1;
+      row.softcap = bits & 32 ? 3 : 0;
+      row.weight_over_target = bits & 64;
+      row.over_others = over == SmoothOver::others;
+      row.over_unmasked = over == SmoothOver::unmasked;
+      if (bits & 128 && !row.over_others) row.probs = {0, 0.5, 0, 0, 0.25, 0, 0.125};
+      if (row.over_unmasked) {
+        row.lowest = -4;
+        row.logits[0] = -5;
+        row.logits[5] = -INFINITY;
+        row.target = 1;
+      }
+      check_row(row);
+    }
 }
 
 // Three classes, smoothing 0.01 over the others: q = 0.005, 0.99, 0.005.
@@ -111,16 +150,16 @@ void parts_in_any_grouping() {
     CHECK(stats.shift == whole.shift, "%g, expected %g", stats.shift, whole.shift);
     CHECK(close(stats.sum_exp, whole.sum_exp, 1e-14), "%g, expected %g", stats.sum_exp,
           whole.sum_exp);
-    CHECK(close(stats.coef_dot, whole.coef_dot, 1e-14), "%g, expected %g", stats.coef_dot,
-          whole.coef_dot);
+    CHECK(close(stats.spread_dot, whole.spread_dot, 1e-14), "%g, expected %g", stats.spread_dot,
+          whole.spread_dot);
   }
 }
 
 // A part without classes, or all of whose logits are -inf, changes nothing, whichever side it
 // stands on.
 void empty_and_masked_parts() {
-  const RowStats<float> part = {2, 1.5f, 0.25f, 1};
-  const RowStats<float> masked = {-INFINITY, 0, 0, 0};
+  const RowStats<float> part = {2, 1.5f, 0.25f};
+  const RowStats<float> masked = {-INFINITY, 0, 0};
   for (const auto& stats :
        {combine(part, masked), combine(masked, part), combine(empty_stats<float>(), part)}) {
     CHECK(stats.shift == 2 && stats.sum_exp == 1.5f, "max %g, sum %g", stats.shift, stats.sum_exp);
@@ -176,9 +215,7 @@ void zero_coefficients() {
         check_row(row);
       }
     }
-  const LossOptions<double> options = {};
-  const double unspread = soft_negative_entropy<double, double>(1, NAN, 0.5, 0, 1);
-  CHECK(close(unspread, 0.5 * std::log(0.5), 1e-15), "%g", unspread);
+  const LossOptions<double> options;
   CHECK(coef_of_class<double>(NAN, 0.5, options) == 0, "spread by a smoothing of 0");
   // What has a coefficient shows.
   DenseRow row;
@@ -186,21 +223,24 @@ void zero_coefficients() {
   row.weight = {1, INFINITY};
   row.prior = {0.5, 0.5};
   row.smoothing = 0.1;
-  const auto stats = stats_of(row, 0, 2, 1);
-  const auto terms = row_terms(0.5, 1.0, stats.coef_sum, options_of(row));
-  CHECK(!std::isfinite(row_loss(stats, terms, 1.0, 1.0, options_of(row))), "a weight is lost");
+  const auto terms = row_terms(0.5, sums_of(row), options_of(row));
+  const double loss = row_loss(stats_of(row, 0, 2, 1), terms, 0.0, 1.0, options_of(row));
+  CHECK(!std::isfinite(loss), "a weight is lost");
 }
 
 // In float, an offset of 1e4 is shared by all logits and costs nothing.
 void large_offset() {
-  const LossOptions<float> options = {0.1f, 0, 1, 0, false, false, false};
+  LossOptions<float> options;
+  options.label_smoothing = 0.1f;
   float losses[2];
   for (int i = 0; i < 2; ++i) {
     const float offset = i == 0 ? 0.f : 16384.f;
     const float x[] = {offset + 1.5f, offset - 0.25f, offset + 3.0f};
     RowStats<float> stats = empty_stats<float>();
-    for (float logit : x) stats = combine(stats, {logit, 1, (logit - x[1]) / 3, 0});
-    losses[i] = row_loss(stats, row_terms(1.f / 3, 1.f, 1.f, options), x[1], x[1], options);
+    for (float logit : x) stats = combine(stats, {logit, 1, (logit - x[1]) / 3});
+    auto terms = row_terms(1.f / 3, ClassSums<float>{1, 0, 1}, options);
+    terms.mass += terms.kappa;
+    losses[i] = row_loss(stats, terms, 0.f, x[1], options);
   }
   CHECK(losses[0] == losses[1], "%.9g without, %.9g with the offset", losses[0], losses[1]);
 }

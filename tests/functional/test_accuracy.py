@@ -200,7 +200,7 @@ def test_two_steps_round_as_well_as_one(
     truth = reference(logits, target, reduction="sum", label_smoothing=smoothing).grad_logits
     if across:
         logits = logits.t().contiguous().t()
-    inputs = Inputs(logits, target, None, None, None)
+    inputs = Inputs(logits, target)
     options = Options(reduction="sum", label_smoothing=smoothing)
     chosen = choose_backend(backend, logits.device)
     _, row_stats, _, one_step = chosen.forward(inputs, options, with_grad=True)

@@ -10,10 +10,11 @@ import torch
 from checks import REDUCTIONS, check
 from torch import Tensor
 
-from labelsmooth import label_smoothing_loss
+from labelsmooth import SparseTarget, label_smoothing_loss
 
 N, C = 6, 37  # 37: no vector width divides it, and every one up to 32 fits into it
 PAD = 5  # the class without weight or prior mass in the options below
+MASKED = [1, 7, 20]  # which no target below names, where masks are looked for
 
 
 def class_weight() -> Tensor:
@@ -29,7 +30,21 @@ def class_prior() -> Tensor:
 
 
 def probabilities() -> Tensor:
-    return torch.randn(N, C, dtype=torch.float64).softmax(1)
+    logits = torch.randn(N, C, dtype=torch.float64)
+    logits[:, MASKED] = -torch.inf
+    return logits.softmax(1)
+
+
+def sparse() -> SparseTarget:
+    """The second row's classes are ignored with ignore_index=3, and so is one of the first's."""
+    classes = torch.tensor(
+        [[0, 3, 0], [3, 3, 3], [PAD, 17, 2], [9, 8, 9], [C - 1, 4, 3], [17, 0, 5]]
+    )
+    return SparseTarget(classes, torch.rand(N, 3, dtype=torch.float64))
+
+
+def rows() -> Tensor:
+    return torch.tensor([0.5, 2.0, 0.0, 1.0, -0.3, 1.5], dtype=torch.float64)
 
 
 def counted() -> Tensor:
@@ -45,6 +60,8 @@ CHANGES: list[tuple[str, Any]] = [
     ("weight", class_weight),
     ("prior", class_prior),
     ("smooth_over", "others"),
+    ("smooth_over", "unmasked"),
+    ("weight_over", "target"),
     ("objective", "kl_div"),
     ("from_log_probs", True),
     ("lse_square_scale", 0.01),
@@ -55,19 +72,22 @@ CHANGES: list[tuple[str, Any]] = [
     ("ignore_index", -7),  # outside [0, C)
     ("normalizer", 11.0),
     ("normalizer", counted),
+    ("row_weight", rows),
     ("target", probabilities),
+    ("target", sparse),
 ]
-IMPOSSIBLE = {  # probabilities have no "others", log-probabilities no lse: tests/_call
-    ("smooth_over", "target"),
-    ("from_log_probs", "lse_square_scale"),
-}
+# Several classes have no "others", log-probabilities no lse: tests/_call. Torch takes no
+# ignore_index among the classes beside class probabilities.
+IMPOSSIBLE = [
+    {("smooth_over", "others"), ("target", probabilities)},
+    {("smooth_over", "others"), ("target", sparse)},
+    {("from_log_probs", True), ("lse_square_scale", 0.01)},
+    {("ignore_index", 3), ("target", probabilities)},
+]
 PAIRS = [
     pair
     for pair in combinations(CHANGES, 2)
-    if pair[0][0] != pair[1][0]
-    and (pair[0][0], pair[1][0]) not in IMPOSSIBLE
-    # torch takes no ignore_index among the classes beside class probabilities
-    and not (pair[0] == ("ignore_index", 3) and pair[1][0] == "target")
+    if pair[0][0] != pair[1][0] and set(pair) not in IMPOSSIBLE
 ]
 
 
@@ -92,14 +112,19 @@ def call(changes: tuple[tuple[str, Any], ...], dtype: torch.dtype) -> dict[str, 
     options: dict[str, Any] = {"label_smoothing": 0.3}
     options |= {key: value() if callable(value) else value for key, value in changes}
     logits = 2 * torch.randn(N, C, dtype=dtype)
+    if options.get("smooth_over") == "unmasked" and options.get("logit_scale", 1.0) > 0:
+        logits[:, MASKED[0]], logits[:, MASKED[1:]] = torch.finfo(dtype).min, -torch.inf
+        logits[::2, MASKED[2]] = 0.5  # each row has a mask of its own
     options["logits"] = logits.log_softmax(1) if options.get("from_log_probs") else logits
     target = torch.tensor([0, 3, PAD, 3, C - 1, 17])
     if options.get("ignore_index", 3) != 3:
         target[1] = options["ignore_index"]
     options.setdefault("target", target)
-    for key in ("weight", "prior", "target"):
-        if key in options and options[key].is_floating_point():
+    for key in ("weight", "prior", "row_weight"):
+        if key in options:
             options[key] = options[key].to(dtype)
+    if isinstance(target := options["target"], Tensor) and target.is_floating_point():
+        options["target"] = target.to(dtype)
     return options
 
 

@@ -59,7 +59,7 @@ def relabelled(problem: Problem, order: Tensor) -> Problem:
 # ---- against the truth ---------------------------------------------------------------------------
 
 
-@given(problem=problems())
+@given(problem=problems(several=True))
 def test_equals_the_reference(problem: Problem, backend: str) -> None:
     logits, target, options = problem
     shape = problem.rows if options["reduction"] == "none" else ()
@@ -151,7 +151,7 @@ def test_rows_in_any_order_and_in_parts(
     assert_same(joined, whole, problem)
 
 
-@given(problem=problems(dtypes=PRECISE, reductions=["sum"]))
+@given(problem=problems(dtypes=PRECISE, reductions=["sum"], several=True))
 def test_one_step_is_two_phases(problem: Problem, backend: str) -> None:
     """ "sum" makes its gradient in forward, "none" in backward."""
     rows = outcome(problem, backend, reduction="none")
@@ -164,7 +164,7 @@ def test_one_step_is_two_phases(problem: Problem, backend: str) -> None:
     assert_same(one_step._replace(loss=two_phases.loss), two_phases, problem)
 
 
-@given(problem=problems())
+@given(problem=problems(several=True))
 def test_in_place_is_the_same_to_the_bit(problem: Problem, backend: str) -> None:
     """Also in memory with gaps, which stay as they are."""
     logits, target, options = problem
@@ -186,7 +186,7 @@ def test_in_place_is_the_same_to_the_bit(problem: Problem, backend: str) -> None
         torch.testing.assert_close(taken, fresh, rtol=0, atol=0, equal_nan=True)
 
 
-@given(problem=problems())
+@given(problem=problems(several=True))
 def test_the_loss_is_the_same_without_a_gradient(problem: Problem, backend: str) -> None:
     logits, target, options = problem
     loss = label_smoothing_loss(logits, target, **options, backend=backend)

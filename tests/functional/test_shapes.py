@@ -163,3 +163,18 @@ def test_one_class_costs_nothing(dtype: torch.dtype, backend: str) -> None:
     loss, grad = check(logits, target, label_smoothing=0.1, reduction="none", backend=backend)
     assert not loss.any()
     assert (grad.abs() <= 2**-23).all()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_class_axis_last(reduction: str, backend: str) -> None:
+    """(B, T, C) with (B, T): moved, which is a view; in place its memory takes the gradient, so
+    nothing of that size was copied."""
+    leaf, target = torch.randn(2, 5, 37, requires_grad=True), torch.randint(37, (2, 5))
+    options = {"reduction": reduction, "label_smoothing": 0.1, "backend": backend}
+    expected = check(leaf.detach().movedim(-1, 1), target, **options)
+    logits = leaf * 1
+    loss = label_smoothing_loss(logits.movedim(-1, 1), target, **options, inplace=True)
+    loss.sum().backward()
+    torch.testing.assert_close(loss, expected.loss)
+    torch.testing.assert_close(leaf.grad, expected.grad_logits.movedim(1, -1))
+    assert torch.equal(logits, leaf.grad)

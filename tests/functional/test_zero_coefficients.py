@@ -194,7 +194,7 @@ def test_a_prior_where_nothing_is_spread(
     logits, target = problem(torch.float32, probabilities=probabilities)
     bad_prior = prior().float()
     bad_prior[UNUSED] = value
-    inputs = Inputs(logits, target, weights(value), bad_prior, None)
+    inputs = Inputs(logits, target, weight=weights(value), prior=bad_prior)
     options = Options(reduction="sum", objective="kl_div")
     chosen = choose_backend(backend, logits.device)
     loss, row_stats, _, grad = chosen.forward(inputs, options, with_grad=one_step)

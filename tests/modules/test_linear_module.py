@@ -62,7 +62,7 @@ def test_every_option_is_declared_once() -> None:
         assert module[name].kind == function[name].kind == inspect.Parameter.KEYWORD_ONLY
     own = {"in_features", "num_classes", "bias", "device", "dtype"}
     assert set(module) - own == set(OPTIONS) | {"return_stats"}
-    call = {"hidden", "linear_weight", "target", "linear_bias", "normalizer"}
+    call = {"hidden", "linear_weight", "target", "linear_bias", "normalizer", "row_weight"}
     assert set(function) - call == set(module) - own
 
 

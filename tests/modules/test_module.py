@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "reduction": "sum",
     "label_smoothing": 0.2,
     "smooth_over": "others",
+    "weight_over": "target",
     "objective": "kl_div",
     "lse_square_scale": 0.001,
     "logit_scale": 0.5,
@@ -58,11 +59,14 @@ def test_an_option_that_does_not_fit_the_prior() -> None:
     assert module.label_smoothing == 0
 
 
+CALL = ("logits", "target", "normalizer", "row_weight")
+
+
 def test_every_option_has_its_keyword_in_both() -> None:
-    """All arguments of the function but the call's own: logits, target and normalizer."""
+    """All arguments of the function but the call's own."""
     function = inspect.signature(label_smoothing_loss).parameters
     module = inspect.signature(FusedLabelSmoothingLoss).parameters
-    assert list(module) == [n for n in function if n not in ("logits", "target", "normalizer")]
+    assert list(module) == [n for n in function if n not in CALL]
     for name, parameter in module.items():
         assert (parameter.default, parameter.kind) == (function[name].default, function[name].kind)
 

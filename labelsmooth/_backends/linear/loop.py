@@ -16,17 +16,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..._call.checks import check_targets
+from ..._call.check_call import check_targets
 from ..._call.problem import (
     Inputs,
     LinearInputs,
     LinearOptions,
     Options,
     accumulate_dtype,
-    in_one_dtype,
 )
 from .. import eager
 from ..choose import choose_backend
+from ..rows import counting_rows
 from . import sizes
 from .sums import Gradients, Rows, Sums, finish
 
@@ -73,7 +73,7 @@ def forward(
     sums = call.sums(needed, scale)
     per_row, of_sums = options.reduction == "none", call.accumulate_dtype
     row_loss = inputs.hidden.new_zeros(rows if per_row else 0, dtype=of_sums)
-    row_stats = inputs.hidden.new_zeros(4 if options.return_stats else 2, rows, dtype=of_sums)
+    row_stats = inputs.hidden.new_zeros(6 if options.return_stats else 4, rows, dtype=of_sums)
     predicted = inputs.target.new_zeros(rows if options.return_stats else 0, dtype=torch.int64)
     chunk_losses = [row_loss.new_zeros(())]
     for chunk, hidden, logits in call.chunks():
@@ -87,7 +87,7 @@ def forward(
         else:
             chunk_losses.append(outputs.loss)
         if with_grad:
-            call.add(sums, chunk, hidden, logits, outputs.grad_logits)
+            sums.add(chunk, hidden, call.linear_weight, logits)
     loss = row_loss
     if not per_row:
         loss = torch.stack(chunk_losses).sum()
@@ -118,9 +118,9 @@ def backward(
     for chunk, hidden, logits in call.chunks():
         kernel = call.of_kernel(logits, chunk, scale.divisor)
         grad = grad_loss[chunk] if per_row else grad_loss
-        stats = row_stats[:2, chunk].contiguous()
-        grad_logits = call.backend.backward(grad, stats, *kernel, inplace=True)
-        call.add(sums, chunk, hidden, logits, grad_logits)
+        stats = row_stats[:4, chunk].contiguous()
+        call.backend.backward(grad, stats, *kernel, inplace=True)
+        sums.add(chunk, hidden, call.linear_weight, logits)
     one = torch.ones((), device=inputs.hidden.device)
     pending = one if scale.pending is None else scale.pending
     return finish(sums.gradients(), pending, inputs, keep=False, backend=call.backend)
@@ -134,14 +134,14 @@ class _Call:
         self._inputs, self._options = inputs, options
         self.backend = choose_backend(options.backend, hidden.device)
         self._dtype = dtype = sizes.product_dtype(dtype, hidden.device)
-        self._linear_weight = linear_weight
+        self.linear_weight = linear_weight
         if linear_weight.dtype != dtype:
             shape = tuple(linear_weight.shape)
-            self._linear_weight = sizes.new_empty(shape, dtype, hidden.device).copy_(linear_weight)
-        self._linear_bias = None if linear_bias is None else linear_bias.to(dtype)
-        whole = sizes.from_logits(inputs, dtype)
-        self.denominator = eager.denominator(whole, options)
-        self.accumulate_dtype = accumulate_dtype(whole.logits)
+            self.linear_weight = sizes.new_empty(shape, dtype, hidden.device).copy_(linear_weight)
+        self._linear_bias = sizes.bias_in(linear_bias, dtype, options)
+        self._whole = sizes.from_logits(inputs, dtype)
+        self.denominator = eager.denominator(self._whole, options)
+        self.accumulate_dtype = accumulate_dtype(self._whole.logits)
         rows, features = hidden.shape
         self._step = sizes.rows_of_chunk(rows, features, dtype, hidden.device, options.chunk_rows)
         self._counted = self._rows_that_count()
@@ -150,17 +150,28 @@ class _Call:
     def _rows_that_count(self) -> Tensor | None:
         """Their numbers, unless all do. On a GPU asking would mean to wait; with statistics every
         row has its own."""
-        target = self._inputs.target
-        if not target.is_cpu or self._options.return_stats or target.is_floating_point():
+        if not self._inputs.target.is_cpu or self._options.return_stats:
             return None
-        counts = target != self._options.ignore_index
+        counts = self._counts()
         return None if bool(counts.all()) else counts.nonzero().squeeze(1)
+
+    def _of_products(self, rows: Rows, hidden: Tensor) -> Tensor:
+        """Hidden states as the weight's gradient takes them: 0 times what a row that counts nothing
+        holds must not be NaN. Where such rows are left out there is none."""
+        left_out = hidden.is_cpu and not self._options.return_stats
+        if left_out or not (self._options.return_stats or self._inputs.row_weight is not None):
+            return hidden
+        return hidden.masked_fill(~self._counts()[rows].unsqueeze(1), 0.0)
+
+    def _counts(self) -> Tensor:
+        """Of each row."""
+        return counting_rows(self._whole, self._options)
 
     def chunks(self) -> Iterator[tuple[Rows, Tensor, Tensor]]:
         """The rows of each, their hidden states, and their logits in the slab that all share."""
         if self.is_empty:
             return
-        weight, slab = self._linear_weight, None
+        weight, slab = self.linear_weight, None
         for rows in self._rows():
             hidden = self._inputs.hidden[rows].to(weight.dtype)
             if slab is None:
@@ -170,7 +181,7 @@ class _Call:
                 torch.mm(hidden, weight.t(), out=logits)
             else:
                 torch.addmm(self._linear_bias, hidden, weight.t(), out=logits)
-            yield rows, hidden, logits
+            yield rows, self._of_products(rows, hidden), logits
 
     def _rows(self) -> Iterator[Rows]:
         if self._counted is not None:
@@ -185,8 +196,14 @@ class _Call:
     ) -> tuple[Inputs, Options]:
         """A chunk as the backend takes it; its gradient, over the divisor, goes in the logits'
         place."""
-        logits, target = in_one_dtype(logits, self._inputs.target[rows])
-        inputs = Inputs(logits, target, self._inputs.weight, self._inputs.prior, divisor)
+        whole = Inputs(logits, *self._inputs[3:])
+        probs, row_weight = whole.target_probs, whole.row_weight
+        inputs = whole._replace(
+            target=whole.target[rows],
+            target_probs=None if probs is None else probs[rows],
+            normalizer=divisor,
+            row_weight=None if row_weight is None else row_weight[rows],
+        )
         reduction = "sum" if divisor is None else "mean"
         if self._options.reduction == "none":
             reduction = "none"
@@ -194,14 +211,6 @@ class _Call:
 
     def sums(self, needed: list[bool], scale: _Scale) -> Sums:
         return Sums(self._inputs, needed, step=self._step, alpha=scale.alpha)
-
-    def add(
-        self, sums: Sums, rows: Rows, hidden: Tensor, logits: Tensor, grad_logits: Tensor
-    ) -> None:
-        """The gradient is where the logits were; but beside wider class probabilities elsewhere."""
-        if grad_logits is not logits:
-            logits.copy_(grad_logits)
-        sums.add(rows, hidden, self._linear_weight, logits)
 
     def scale(self, grad_loss: Tensor | None = None) -> _Scale:
         """By the denominator in the kernel; but float16 could not hold a gradient that is divided
@@ -212,21 +221,20 @@ class _Call:
             return _Scale(self.denominator)
         headroom = torch.ones((), device=hidden.device)
         divisor, alpha = None, 1.0
-        if self._dtype == torch.float16:
+        if torch.float16 in (hidden.dtype, self._dtype):
             headroom = self._headroom()
             if grad_loss is not None and grad_loss.numel():
                 smallest = torch.finfo(torch.float32).tiny
                 headroom = headroom * grad_loss.abs().amax().clamp_min(smallest)
-            divisor, alpha = headroom / FLOAT16_SCALE, 1 / FLOAT16_SCALE
+            alpha = 1 / FLOAT16_SCALE if self._dtype == torch.float16 else 1.0
+            divisor = headroom * alpha
         return _Scale(divisor, eager.divided(headroom, self._denominator_of_gradients()), alpha)
 
     def _denominator_of_gradients(self) -> Tensor | None:
         """Where no row counts it is NaN, but the gradients are 0."""
-        target = self._inputs.target
-        if self.denominator is None or target.is_floating_point():
-            return self.denominator
-        counts = (target != self._options.ignore_index).any()
-        return self.denominator.where(counts, 1.0)
+        if self.denominator is None:
+            return None
+        return self.denominator.where(self._counts().any(), 1.0)
 
     def _headroom(self) -> Tensor:
         """About how large an element of a row's gradient may be."""
@@ -234,5 +242,9 @@ class _Call:
         if self._inputs.weight is not None:
             weight = self._inputs.weight.float()
             largest = weight.where(weight.isfinite(), 1.0).amax().clamp(1.0, FLOAT16_SCALE)
+        row_weight = self._inputs.row_weight
+        if row_weight is not None and row_weight.numel():
+            of_rows = row_weight.float().abs().where(self._counts(), 0.0).amax()
+            largest = largest * of_rows.clamp_min(torch.finfo(torch.float32).tiny)
         largest = largest + 2 * abs(self._options.lse_square_scale) * LARGE_LSE
         return largest * max(1.0, abs(self._options.logit_scale))

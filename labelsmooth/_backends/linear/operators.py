@@ -1,5 +1,5 @@
 """The two loops as operators: `linear_forward` makes the loss and, where asked for, the gradients;
-`linear_backward` the gradients alone, from two numbers a row that forward left."""
+`linear_backward` the gradients alone, from four numbers a row that forward left."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 
 from ..._call.problem import LinearInputs, LinearOptions, accumulate_dtype
-from ..._call.schema import keywords_of, overload_of, schema_of
+from ..._call.schema import keywords_of, overload_of, schema_of, tensors_of
 from . import loop, sizes
 from .loop import LinearOutputs
 from .sums import Gradients
 
 KEYWORDS = keywords_of(LinearOptions)
-TENSORS = (
-    "Tensor hidden, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, "
-    "Tensor? prior, Tensor? normalizer"
-)
+TENSORS = tensors_of(LinearInputs)
 MORE = "ScalarType dtype, bool need_hidden, bool need_linear_weight, bool need_linear_bias"
 GRADIENTS = "Tensor grad_hidden, Tensor grad_linear_weight, Tensor grad_linear_bias"
 
@@ -70,7 +67,7 @@ def _fake_forward(
         pending = hidden.new_empty((), dtype=torch.float32)
     return LinearOutputs(
         hidden.new_empty(rows if per_row else (), dtype=of_sums),
-        hidden.new_empty((4 if stats else 2, rows), dtype=of_sums),
+        hidden.new_empty((6 if stats else 4, rows), dtype=of_sums),
         hidden.new_empty(rows if stats else 0, dtype=torch.int64),
         *(grads[0], grads[1], grads[2].to(of_sums) if needed[2] else grads[2]),
         pending,

@@ -5,7 +5,7 @@ import platform
 import torch
 from torch import Tensor
 
-from ..._call.problem import Inputs, LinearInputs
+from ..._call.problem import CommonOptions, Inputs, LinearInputs
 from .. import native
 
 
@@ -57,6 +57,19 @@ def from_logits(inputs: LinearInputs, dtype: torch.dtype) -> Inputs:
     """The call as one from logits, of which there are shape, dtype and device, but no memory."""
     shape = (inputs.hidden.shape[0], inputs.linear_weight.shape[0])
     return Inputs(inputs.hidden.new_empty(1, dtype=dtype).expand(shape), *inputs[3:])
+
+
+def bias_in(
+    linear_bias: Tensor | None, dtype: torch.dtype, options: CommonOptions
+) -> Tensor | None:
+    """In the dtype of the products. Classes that it masks by its own dtype's lowest number, where
+    masks are looked for, are masked whatever is added in whatever dtype."""
+    if linear_bias is None:
+        return None
+    bias = linear_bias.to(dtype)
+    if options.smooth_over != "unmasked":
+        return bias
+    return bias.masked_fill(linear_bias <= torch.finfo(linear_bias.dtype).min, -torch.inf)
 
 
 def new_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

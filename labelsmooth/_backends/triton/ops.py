@@ -6,17 +6,18 @@ For GPUs without the CUDA extension, AMD's included; on CPU tensors under TRITON
 import inspect
 from collections.abc import Callable
 from types import GenericAlias
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from ..._call.problem import Inputs, Options, Outputs, accumulate_dtype
-from .. import eager, native
+from ..._call.problem import Inputs, Options, Outputs
+from .. import native
+from .call import Call, strides_of
 from .kernels import loss_kernel, scale_kernel
-from .plan import Tile, gpu_of, plan_of, tile_of
+from .plan import Tile, gpu_of, tile_of
 
 
 def _call(name: str, traced: bool, *arguments: object) -> Any:
@@ -45,121 +46,7 @@ def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
     return grad_logits
 
 
-# ---- a call --------------------------------------------------------------------------------------
-
-
-def _strides(tensor: Tensor) -> tuple[int, int, int]:
-    """(outer, classes, inner) of (N, C) or (N, C, S), an (N, C) being one of many positions."""
-    if tensor.dim() == 2:
-        return 0, tensor.stride(1), tensor.stride(0)
-    return tensor.stride(0), tensor.stride(1), tensor.stride(2)
-
-
-class Classes(NamedTuple):
-    """As eager's, but the two sums are one tensor, (2,)."""
-
-    weight: Tensor | None
-    prior: Tensor | None
-    coef: Tensor | None
-    sums: Tensor | None
-
-
-def _classes(
-    logits: Tensor, weight: Tensor | None, prior: Tensor | None, label_smoothing: float | Tensor
-) -> Classes:
-    if weight is None and prior is None:
-        return Classes(None, None, None, None)
-    made = eager.classes_of(logits, weight, prior, label_smoothing)
-    weight, prior, coef = (vector.contiguous() for vector in made[:3])
-    return Classes(weight, prior, coef, torch.stack([made.coef_sum, made.coef_log]))
-
-
-class Call:
-    """The tensors and numbers of one call, as the kernel takes them."""
-
-    def __init__(
-        self,
-        logits: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        prior: Tensor | None,
-        normalizer: Tensor | None,
-        ignore_index: int,
-        reduction: int,
-        label_smoothing: float | Tensor,
-        over_others: bool,
-        kl_div: bool,
-        from_log_probs: bool,
-        lse_square_scale: float,
-        logit_scale: float,
-        softcap: float,
-        *,
-        with_stats: bool = False,
-    ) -> None:
-        self.logits, self.reduction = logits, reduction
-        self.dtype = accumulate_dtype(logits)
-        self.classes = logits.shape[1]
-        self.outer, self.inner = (
-            (1, logits.shape[0]) if logits.dim() == 2 else (logits.shape[0], logits.shape[2])
-        )
-        self.rows = self.outer * self.inner
-        self.with_stats = with_stats
-        self.soft = target.dtype == logits.dtype
-        self.gpu = gpu_of(logits.device)
-        # What registers have room for beside the rest; test_compiled.py sees to it.
-        more = with_stats or weight is not None or prior is not None or softcap > 0
-        most = 32768
-        if self.soft or (more and logits.dtype == torch.float64):
-            most = 8192
-        elif more:
-            most = 16384
-        stride = logits.stride(1)
-        self.plan = plan_of(
-            self.outer, self.inner, self.classes, stride, logits.dtype, most, self.gpu
-        )
-        self.denominator: Tensor | None = None
-        if reduction == native.REDUCTIONS["mean"]:
-            if normalizer is None:
-                options = Options(ignore_index=ignore_index)
-                inputs = Inputs(logits, target, weight, None, None)
-                total = eager.target_weights(inputs, options).sum()
-                self.denominator = eager.mean_denominator(total)
-            else:
-                self.denominator = normalizer.to(logits.device, self.dtype)
-
-        self.in_memory = self.dtype == torch.float64 or isinstance(label_smoothing, Tensor)
-        self.arguments = (
-            logits,
-            *_strides(logits),
-            target if self.soft else target.contiguous(),
-            *(_strides(target) if self.soft else (0, 0, 0)),
-            *_classes(logits, weight, prior, label_smoothing),
-            self.outer,
-            self.inner,
-            self.classes,
-            ignore_index,
-            *self._numbers(label_smoothing, lse_square_scale, logit_scale, softcap or None),
-            self.in_memory,
-            over_others,
-            kl_div,
-            from_log_probs,
-        )
-
-    def _numbers(self, *numbers: float | Tensor | None) -> tuple[float | Tensor | None, ...]:
-        """A launch takes a number as float32: those of float64 come in memory, and so do all where
-        one of them is a tensor."""
-        if not self.in_memory:
-            return numbers
-        like = self.logits.new_empty(0, dtype=self.dtype)
-        return tuple(
-            n if n is None else n.to(like) if isinstance(n, Tensor) else like.new_full((), n)
-            for n in numbers
-        )
-
-    def scale(self, grad_loss: Tensor | None) -> Tensor | None:
-        if self.denominator is None:
-            return grad_loss
-        return (1 if grad_loss is None else grad_loss) / self.denominator
+# ---- launches ------------------------------------------------------------------------------------
 
 
 def _launch(
@@ -179,7 +66,7 @@ def _launch(
     wrap_triton(loss_kernel)[grid](
         *call.arguments,
         grad_logits,
-        *((0, 0, 0) if grad_logits is None else _strides(grad_logits)),
+        *((0, 0, 0) if grad_logits is None else strides_of(grad_logits)),
         None if scale is None else scale.contiguous(),
         0 if scale is None or scale.dim() == 0 else 1,
         outputs.get("loss"),
@@ -189,6 +76,7 @@ def _launch(
         WITH_STATS=call.with_stats,
         STAGE=stage,
         PARTS=call.plan.parts,
+        ENTRIES=call.entries,
         ROWS=tile.rows,
         BLOCK=tile.block,
         num_warps=tile.threads // call.gpu.warp,
@@ -199,14 +87,14 @@ def _run_forward(call: Call, grad_logits: Tensor | None) -> tuple[Tensor, Tensor
     logits, rows = call.logits, (call.logits.shape[0], *call.logits.shape[2:])
     tile, whole, parts = call.plan
     loss = logits.new_empty(rows, dtype=call.dtype)
-    row_stats = logits.new_empty((4 if call.with_stats else 2, call.rows), dtype=call.dtype)
+    row_stats = logits.new_empty((6 if call.with_stats else 4, call.rows), dtype=call.dtype)
     predicted = logits.new_empty(rows if call.with_stats else 0, dtype=torch.int64)
     outputs = {"loss": loss, "row_stats": row_stats, "predicted": predicted}
     scale = None if grad_logits is None else call.scale(None)
     if parts == 1:
         _launch(call, "whole" if whole else "rows", tile, 1, outputs, grad_logits, scale)
     else:
-        outputs["parts"] = logits.new_empty((8, call.rows, parts), dtype=torch.float64)
+        outputs["parts"] = logits.new_empty((12, call.rows, parts), dtype=torch.float64)
         _launch(call, "parts", tile, parts, outputs)
         _launch(call, "combine", tile, 1, outputs)
         if grad_logits is not None:
@@ -221,9 +109,8 @@ def _run_forward(call: Call, grad_logits: Tensor | None) -> tuple[Tensor, Tensor
 def _launch_gradient(
     call: Call, row_stats: Tensor, grad_logits: Tensor, scale: Tensor | None
 ) -> None:
-    """Tile by tile; but class probabilities are summed up first, which is done once a row."""
     tile = tile_of(call.plan.tile.rows, call.classes, 4096, call.logits.dtype)
-    parts = 1 if call.soft else triton.cdiv(call.classes, tile.block)
+    parts = triton.cdiv(call.classes, tile.block)
     _launch(call, "gradient", tile, parts, {"row_stats": row_stats}, grad_logits, scale)
 
 
@@ -234,28 +121,29 @@ def _run_backward(call: Call, grad_loss: Tensor, row_stats: Tensor, grad_logits:
 # ---- operators, of the schemas of csrc/torch/ops.cpp ---------------------------------------------
 
 
-def _forward(logits, target, *options):  # type: ignore[no-untyped-def]
-    *shared, with_grad, with_stats = options
-    grad_logits = torch.empty_like(logits) if with_grad else None
-    call = Call(logits, target, *shared, with_stats=with_stats)
+def _forward(*arguments):  # type: ignore[no-untyped-def]
+    *shared, with_grad, with_stats = arguments
+    call = Call(*shared, with_stats=with_stats)
+    grad_logits = torch.empty_like(call.logits) if with_grad else None
     made = _run_forward(call, grad_logits)
-    return *made, logits.new_empty(0) if grad_logits is None else grad_logits
+    return *made, call.logits.new_empty(0) if grad_logits is None else grad_logits
 
 
-def _forward_(logits, target, *options):  # type: ignore[no-untyped-def]
-    *shared, with_stats = options
-    call = Call(logits, target, *shared, with_stats=with_stats)
-    return _run_forward(call, logits)
+def _forward_(*arguments):  # type: ignore[no-untyped-def]
+    *shared, with_stats = arguments
+    call = Call(*shared, with_stats=with_stats)
+    return _run_forward(call, call.logits)
 
 
-def _backward(grad_loss, logits, target, row_stats, *options):  # type: ignore[no-untyped-def]
+def _backward(grad_loss, logits, target, target_probs, row_stats, *options):  # type: ignore[no-untyped-def]
     grad_logits = torch.empty_like(logits)
-    _run_backward(Call(logits, target, *options), grad_loss, row_stats, grad_logits)
+    call = Call(logits, target, target_probs, *options)
+    _run_backward(call, grad_loss, row_stats, grad_logits)
     return grad_logits
 
 
-def _backward_(grad_loss, logits, target, row_stats, *options):  # type: ignore[no-untyped-def]
-    _run_backward(Call(logits, target, *options), grad_loss, row_stats, logits)
+def _backward_(grad_loss, logits, target, target_probs, row_stats, *options):  # type: ignore[no-untyped-def]
+    _run_backward(Call(logits, target, target_probs, *options), grad_loss, row_stats, logits)
 
 
 def _scale_(grad_logits, grad_loss):  # type: ignore[no-untyped-def]

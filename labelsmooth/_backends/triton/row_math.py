@@ -1,7 +1,7 @@
 """csrc/row_math.h in Triton: the same functions, names and order of arguments.
 
 The derivation stands there. Values are columns of one value a row, (ROWS, 1), or tiles of classes,
-(ROWS, BLOCK); options are scalars. testmath.py holds the two against each other.
+(ROWS, BLOCK); options are scalars. test_row_math.py holds the two against each other.
 """
 
 from typing import NamedTuple
@@ -9,27 +9,41 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+# SmoothOver.
+ALL = tl.constexpr(0)
+OTHERS = tl.constexpr(1)
+UNMASKED = tl.constexpr(2)
+
 
 class LossOptions(NamedTuple):
-    """Scalars of the accumulate dtype, then flags that are known when a kernel is compiled."""
+    """Scalars of the accumulate dtype, then flags that are known when a kernel is compiled. To the
+    language they are tensors all the same: what depends on them is of one type either way."""
 
     label_smoothing: tl.tensor
     lse_square_scale: tl.tensor
     logit_scale: tl.tensor
     softcap: tl.tensor  # of int1: none
-    over_others: tl.constexpr
-    kl_div: tl.constexpr
-    from_log_probs: tl.constexpr
+    lowest: tl.tensor
+    smooth_over: tl.tensor
+    weight_over_target: tl.tensor
+    kl_div: tl.tensor
+    from_log_probs: tl.tensor
 
 
 class ClassSums(NamedTuple):
     coef: tl.tensor  # V = sum_c v_c
     coef_log: tl.tensor  # sum_c v_c log u_c
+    prior: tl.tensor  # sum_c u_c
 
 
 @triton.jit
 def finite_or_zero(x):
     return tl.where(x - x == 0, x, 0.0)
+
+
+@triton.jit
+def reference_from(x):
+    return finite_or_zero(tl.where(x > -30000, x, 0.0))
 
 
 @triton.jit
@@ -82,17 +96,22 @@ def transform_slope(x, options):
         return options.logit_scale * (1 - ratio * ratio)
 
 
-# ---- class probabilities as the target -----------------------------------------------------------
+# ---- classes -------------------------------------------------------------------------------------
+
+
+@triton.jit
+def coef_log_of_class(coef, prior):
+    return weighted(coef, tl.log(prior))
+
+
+@triton.jit
+def unless_masked(value, x0, options):
+    return tl.where((x0 > options.lowest) | (options.smooth_over != UNMASKED), value, 0.0)
 
 
 @triton.jit
 def soft_coef(class_coef, weighted_prob, beta):
     return beta * class_coef + weighted_prob
-
-
-@triton.jit
-def soft_negative_entropy(weight, prior, prob, beta, kappa):
-    return weighted(x_log_x(weighted(beta, prior) + kappa * prob), weight)
 
 
 @triton.jit
@@ -104,19 +123,16 @@ def soft_nll(prob, lse, x):
 
 
 class RowStats(NamedTuple):
-    """Of a part of a row. `coef_dot` is taken to a reference logit that all parts share."""
+    """Of a part of a row. `spread_dot` is taken to a reference logit that all parts share."""
 
     shift: tl.tensor
     sum_exp: tl.tensor
-    coef_dot: tl.tensor
-    coef_sum: tl.tensor
+    spread_dot: tl.tensor
 
 
 @triton.jit
 def add(a, b):
-    return RowStats(
-        a.shift, a.sum_exp + b.sum_exp, a.coef_dot + b.coef_dot, a.coef_sum + b.coef_sum
-    )
+    return RowStats(a.shift, a.sum_exp + b.sum_exp, a.spread_dot + b.spread_dot)
 
 
 @triton.jit
@@ -124,8 +140,8 @@ def combine(a, b):
     shift = tl.maximum(a.shift, b.shift)
     point = finite_or_zero(shift)
     return add(
-        RowStats(shift, a.sum_exp * tl.exp(a.shift - point), a.coef_dot, a.coef_sum),
-        RowStats(shift, b.sum_exp * tl.exp(b.shift - point), b.coef_dot, b.coef_sum),
+        RowStats(shift, a.sum_exp * tl.exp(a.shift - point), a.spread_dot),
+        RowStats(shift, b.sum_exp * tl.exp(b.shift - point), b.spread_dot),
     )
 
 
@@ -151,50 +167,68 @@ def log_sum_exp_from(reference, stats, options):
 class RowTerms(NamedTuple):
     beta: tl.tensor
     kappa: tl.tensor
-    tau: tl.tensor
-    mass: tl.tensor
-    target_prob: tl.tensor
-    target_coef: tl.tensor
+    mass: tl.tensor  # of the smoothing, beta V; the target's is added to it
 
 
 @triton.jit
-def row_terms(target_prior, target_weight, coef_sum, options):
+def row_terms(target_prior, sums, options):
     a = options.label_smoothing
-    if options.over_others:
+    beta = a + tl.zeros_like(target_prior)
+    kappa = 1 - beta
+    if options.smooth_over == OTHERS:
         beta = tl.where(a > 0, a / (1 - target_prior), 0.0)
-        kappa = 1 - a - weighted(beta, target_prior)
-        target_prob = 1 - a + tl.zeros_like(target_prior)
-    else:
-        beta = a + tl.zeros_like(target_prior)
-        kappa = 1 - beta
-        target_prob = weighted(beta, target_prior) + kappa
-    tau = weighted(kappa, target_weight)
-    mass = beta * coef_sum + tau
-    target_coef = weighted(target_prob, target_weight)
-    return RowTerms(beta, kappa, tau, mass, target_prob, target_coef)
+        kappa -= weighted(beta, target_prior)
+    if options.smooth_over == UNMASKED:
+        beta = tl.where(sums.prior > 0, a / sums.prior, 0.0) + tl.zeros_like(target_prior)
+    return RowTerms(beta, kappa, beta * sums.coef)
+
+
+class TargetTerms(NamedTuple):
+    tau: tl.tensor
+    prob: tl.tensor
+    coef: tl.tensor
+    spread_prior: tl.tensor
+    spread_coef: tl.tensor
 
 
 @triton.jit
-def row_loss(stats, terms, target_logit, reference, options):
-    """The caller's coef_dot leaves out the target's class, which adds 0 to it if it is finite."""
-    spread = weighted(terms.beta, stats.coef_dot)
-    own = tl.where(
-        target_logit - target_logit == 0,
-        spread + weighted(terms.tau, target_logit - reference),
-        tl.where(terms.target_coef != 0, terms.target_coef * target_logit, spread),
-    )
+def target_terms(target_prob, weight, prior, x0, terms, options):
+    tau = weighted(terms.kappa * target_prob, weight)
+    spread_prior = weighted(terms.beta, unless_masked(prior, x0, options))
+    if options.smooth_over == OTHERS:
+        prob = 1 - options.label_smoothing + tl.zeros_like(spread_prior)
+    else:
+        prob = spread_prior + terms.kappa * target_prob
+    spread_coef = spread_prior
+    coef = weighted(prob, weight)
+    if not options.weight_over_target:
+        spread_coef = weighted(spread_prior, weight)
+    elif options.smooth_over == OTHERS:
+        tau = coef - spread_coef
+    else:
+        coef = spread_coef + tau
+    return TargetTerms(tau, prob, coef, spread_prior, spread_coef)
+
+
+@triton.jit
+def row_loss(stats, terms, target_dot, reference, options):
     lse = log_sum_exp(stats, options)
-    loss = weighted(terms.mass, log_sum_exp_from(reference, stats, options)) - own
+    loss = weighted(terms.mass, log_sum_exp_from(reference, stats, options)) - (
+        weighted(terms.beta, stats.spread_dot) + target_dot
+    )
     return loss + weighted(options.lse_square_scale, lse * lse)
 
 
 @triton.jit
-def negative_entropy(terms, target_prior, target_weight, sums):
-    spread = weighted(terms.beta, target_prior)
-    everywhere = tl.where(
-        terms.beta > 0, terms.beta * (tl.log(terms.beta) * sums.coef + sums.coef_log), 0.0
+def smoothing_entropy(terms, sums):
+    return x_log_x(terms.beta) * sums.coef + terms.beta * sums.coef_log
+
+
+@triton.jit
+def target_entropy(target):
+    return weighted(target.coef, tl.log(target.prob)) - weighted(
+        target.spread_coef, tl.log(target.spread_prior)
     )
-    return everywhere + weighted(x_log_x(terms.target_prob) - x_log_x(spread), target_weight)
 
 
 # ---- gradient ------------------------------------------------------------------------------------
@@ -205,7 +239,7 @@ class GradTerms(NamedTuple):
     exp_scale: tl.tensor
     beta: tl.tensor
     kappa: tl.tensor
-    target_coef: tl.tensor
+    scale: tl.tensor
 
 
 @triton.jit
@@ -215,9 +249,7 @@ def grad_terms(stats, terms, scale, options):
         exp_scale = tl.zeros_like(stats.sum_exp)
     else:
         exp_scale = scale * (terms.mass + extra) / stats.sum_exp
-    return GradTerms(
-        stats.shift, exp_scale, scale * terms.beta, scale * terms.kappa, scale * terms.target_coef
-    )
+    return GradTerms(stats.shift, exp_scale, scale * terms.beta, scale * terms.kappa, scale)
 
 
 @triton.jit

@@ -10,23 +10,30 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .row_math import LossOptions, soft_coef, transform_logit, weighted
+from .row_math import ClassSums, transform_logit, unless_masked, weighted
 
 
 class Rows(NamedTuple):
-    """The rows of a program and the classes that they are over."""
+    """The rows of a program and the classes that they are over. Their target is one class, a few
+    (its entries, each a class and a probability), or probabilities of all."""
 
     outer: tl.tensor  # row = outer * inner + position
     position: tl.tensor
     index: tl.tensor  # the row
     inside: tl.tensor  # the program's last rows may lie beyond the matrix
-    read: tl.tensor  # inside, and not ignored
+    read: tl.tensor  # inside, and not unused
     ignored: tl.tensor
     bad: tl.tensor  # the target is no class
+    row_weight: tl.tensor  # or nothing(): 1
+    unused: tl.tensor  # ignored, or of weight 0
     logits: tl.tensor  # pointers to class 0
     logits_stride: tl.tensor  # from class to class
-    target: tl.tensor  # the class, 0 where there is none; or pointers to class probabilities
-    target_stride: tl.tensor
+    target: tl.tensor  # the class, 0 where there is none
+    entries: tl.tensor  # pointers to the first one's class, or nothing()
+    entry_count: tl.tensor
+    probs: tl.tensor  # pointers to the first probability, or nothing(): it is one class
+    target_stride: tl.tensor  # from entry to entry, or from class to class
+    ignore_index: tl.tensor
     classes: tl.tensor
     weight: tl.tensor  # pointers to w_c, u_c and v_c; or nothing(): 1, 1/C and 1/C
     prior: tl.tensor
@@ -51,29 +58,6 @@ def scalar(value, IN_MEMORY: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def options_of(
-    label_smoothing,
-    lse_square_scale,
-    logit_scale,
-    softcap,
-    IN_MEMORY: tl.constexpr,
-    OVER_OTHERS: tl.constexpr,
-    KL_DIV: tl.constexpr,
-    FROM_LOG_PROBS: tl.constexpr,
-    dtype: tl.constexpr,
-):
-    return LossOptions(
-        scalar(label_smoothing, IN_MEMORY, dtype),
-        scalar(lse_square_scale, IN_MEMORY, dtype),
-        scalar(logit_scale, IN_MEMORY, dtype),
-        nothing() if softcap is None else scalar(softcap, IN_MEMORY, dtype),
-        OVER_OTHERS,
-        KL_DIV,
-        FROM_LOG_PROBS,
-    )
-
-
-@triton.jit
 def pointers_to(data, outer, position, outer_stride, inner_stride):
     return data + outer * outer_stride + position * inner_stride
 
@@ -85,16 +69,20 @@ def rows_of_program(
     logits_stride,
     logits_inner,
     target,
+    target_probs,
     target_outer,
     target_stride,
     target_inner,
+    entry_count,
     weight,
     prior,
     class_coef,
+    row_weight,
     inner,
     classes,
     ignore_index,
-    READ_IGNORED: tl.constexpr,
+    READ_UNUSED: tl.constexpr,
+    ENTRIES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     blocks = tl.cdiv(inner, ROWS)
@@ -102,18 +90,36 @@ def rows_of_program(
     position = (tl.program_id(0) % blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     index = outer * inner + position
     inside = position < inner
+    y = tl.zeros_like(index)
+    entries = nothing()
+    probs = nothing()
+    ignored = index < 0  # none of them
+    bad = ignored
     if target.dtype.element_ty.is_floating():
-        y = pointers_to(target, outer, position, target_outer, target_inner)
-        ignored = index < 0  # none of them
-        bad = ignored
+        probs = pointers_to(target, outer, position, target_outer, target_inner)
+    elif target_probs is not None:
+        entries = pointers_to(target, outer, position, target_outer, target_inner)
+        probs = pointers_to(target_probs, outer, position, target_outer, target_inner)
+        k = tl.arange(0, ENTRIES)[None, :]
+        here = inside & (k < entry_count)
+        c = tl.load(entries + k.to(tl.int64) * target_stride, mask=here, other=0).to(tl.int64)
+        counts = here & (c != ignore_index)
+        ignored = tl.max(counts.to(tl.int32), 1, keep_dims=True) == 0
+        wrong = counts & ((c < 0) | (c >= classes))
+        bad = tl.max(wrong.to(tl.int32), 1, keep_dims=True) > 0
     else:
         y = tl.load(target + index, mask=inside, other=0).to(tl.int64)
         ignored = y == ignore_index
         bad = (y != ignore_index) & ((y < 0) | (y >= classes))
         y = tl.where(ignored | bad, 0, y)
+    unused = ignored
+    r = nothing()
+    if row_weight is not None:
+        r = tl.load(row_weight + index, mask=inside, other=0.0)
+        unused = ignored | ((r == 0) & (bad == 0))
     read = inside
-    if not READ_IGNORED:
-        read = inside & (ignored == 0)
+    if not READ_UNUSED:
+        read = inside & (unused == 0)
     return Rows(
         outer,
         position,
@@ -122,10 +128,16 @@ def rows_of_program(
         read,
         ignored,
         bad,
+        r,
+        unused,
         pointers_to(logits, outer, position, logits_outer, logits_inner),
         logits_stride,
         y,
+        entries,
+        entry_count,
+        probs,
         target_stride,
+        ignore_index,
         classes,
         nothing() if weight is None else weight,
         nothing() if prior is None else prior,
@@ -150,17 +162,21 @@ def uniform(rows, dtype: tl.constexpr):
 
 
 @triton.jit
-def logits_at(rows, c, options):
-    inside = c < rows.classes
+def given_at(rows, c):
+    """The logits as they were given; 0 beyond the last class."""
     pointers = rows.logits + c.to(tl.int64) * rows.logits_stride
-    x0 = accumulated(tl.load(pointers, mask=rows.read & inside, other=0.0))
-    return tl.where(inside, transform_logit(x0, options), float("-inf"))
+    return accumulated(tl.load(pointers, mask=rows.read & (c < rows.classes), other=0.0))
 
 
 @triton.jit
-def target_probs_at(rows, c):
-    pointers = rows.target + c.to(tl.int64) * rows.target_stride
-    return accumulated(tl.load(pointers, mask=rows.inside & (c < rows.classes), other=0.0))
+def transformed(rows, c, x0, options):
+    return tl.where(c < rows.classes, transform_logit(x0, options), float("-inf"))
+
+
+@triton.jit
+def target_probs_at(rows, c, dtype: tl.constexpr):
+    pointers = rows.probs + c.to(tl.int64) * rows.target_stride
+    return tl.load(pointers, mask=rows.inside & (c < rows.classes), other=0.0).to(dtype)
 
 
 @triton.jit
@@ -182,9 +198,42 @@ def class_coef_at(rows, c, dtype: tl.constexpr):
 
 
 @triton.jit
-def soft_coef_at(rows, c, beta, kappa, dtype: tl.constexpr):
-    class_coef = tl.where(c < rows.classes, class_coef_at(rows, c, dtype), 0.0)
-    probs = kappa * target_probs_at(rows, c)
-    if rows.weight is not None:
-        probs = weighted(probs, of_classes(rows.weight, 1.0, rows, c))
-    return soft_coef(class_coef, probs, beta)
+def spread_coef_at(rows, c, x0, options):
+    """v_c, 0 where it is masked."""
+    return unless_masked(class_coef_at(rows, c, x0.dtype), x0, options)
+
+
+@triton.jit
+def vectors_of_target(rows, dtype: tl.constexpr):
+    """u_y and w_y, where the target is one class."""
+    u = tl.zeros_like(rows.index).to(dtype) + uniform(rows, dtype)
+    w = tl.zeros_like(rows.index).to(dtype) + 1
+    if rows.prior.dtype.is_ptr() and not rows.probs.dtype.is_ptr():
+        u = tl.load(rows.prior + rows.target)
+        w = tl.load(rows.weight + rows.target)
+    return u, w
+
+
+@triton.jit
+def class_sums_of(class_sums, classes, dtype: tl.constexpr):
+    if class_sums is None:
+        one = tl.full((), 1.0, dtype)
+        return ClassSums(one, -tl.log(tl.full((), classes, dtype)), one)
+    else:  # noqa: RET505
+        return ClassSums(tl.load(class_sums), tl.load(class_sums + 1), 1.0)
+
+
+# ---- of rows that count -------------------------------------------------------------------------
+
+
+@triton.jit
+def of_good_rows(rows, value):
+    return tl.where(rows.bad, float("nan"), tl.where(rows.ignored, 0.0, value))
+
+
+@triton.jit
+def of_weight(rows, value):
+    if rows.row_weight.dtype == tl.int1:
+        return value
+    else:  # noqa: RET505
+        return weighted(rows.row_weight, value)

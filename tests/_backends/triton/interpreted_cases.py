@@ -18,7 +18,7 @@ from reference import reference
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
 from labelsmooth._backends.linear import sizes
-from labelsmooth._backends.triton import kernels, ops
+from labelsmooth._backends.triton import call, kernels, ops
 from labelsmooth._backends.triton.plan import Gpu, Tile
 from labelsmooth._backends.triton.rows import accumulated
 
@@ -68,7 +68,7 @@ def test_bfloat16_is_rounded() -> None:
 
 
 @triton.jit
-def logits_one_too_far(rows, c, options):
+def logits_one_too_far(rows, c):
     pointers = rows.logits + c.to(tl.int64) * rows.logits_stride
     return accumulated(tl.load(pointers, mask=rows.read & (c < rows.classes + 1), other=0.0))
 
@@ -80,7 +80,7 @@ def test_a_fault_in_the_kernel_is_seen(
     """Beyond the end of a row: of the last one, or of each where there is memory between them."""
     case = Case("one too far", layout=layout)
     check_case(case, ops)
-    monkeypatch.setattr(kernels, "logits_at", logits_one_too_far)
+    monkeypatch.setattr(kernels, "given_at", logits_one_too_far)
     with pytest.raises(Exception, match=f"{count} accesses outside"):
         check_case(case, ops)
 
@@ -101,10 +101,20 @@ def is_variant(case: Case) -> bool:
 SHORT = [case for case in CASES if case.classes < 4000 and is_variant(case)]
 IN_TILES = [case for case in SHORT if case.one_step and case.classes == 37]
 # Of those, all that the parts of a row hand on.
+HANDED_ON = ("everything", "weighted", "unmasked", "ignored", "statistics", "rows", "columns")
 IN_PARTS = [
-    case
-    for case in IN_TILES
-    if case.name.startswith(("everything", "weighted", "ignored", "statistics", "rows", "columns"))
+    *(case for case in IN_TILES if case.name.startswith(HANDED_ON)),
+    # One part may be overwritten before another is read.
+    *(
+        Case(
+            f"{targets} in place, smooth over {over}",
+            targets=targets,
+            values="masked",
+            options={"smooth_over": over, "inplace": True},
+        )
+        for targets in ("classes", "few")
+        for over in ("all", "unmasked")
+    ),
 ]
 
 
@@ -122,7 +132,7 @@ def test_rows_in_tiles(case: Case, processors: int, monkeypatch: pytest.MonkeyPa
     """By one program a row, or several."""
     monkeypatch.setattr("labelsmooth._backends.triton.plan.tile_of", quarters)
     monkeypatch.setattr(ops, "tile_of", quarters)
-    monkeypatch.setattr(ops, "gpu_of", lambda device: Gpu(processors, 32))
+    monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(processors, 32))
     check_case(case, ops)
 
 

@@ -14,7 +14,7 @@ from ptxsim.triton_driver import simulated_triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 
-from labelsmooth._backends.triton import ops
+from labelsmooth._backends.triton import call, ops
 from labelsmooth._backends.triton.plan import Gpu
 from labelsmooth._call.problem import Inputs, Options
 
@@ -27,13 +27,31 @@ F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
 # The longest rows that are held in registers by each kind of call, and one that is not.
 MORE = {"softcap": 2.0, "lse_square_scale": 0.1, "return_stats": True, "objective": "kl_div"}
 PLAIN = [(F32, 32768), (BF16, 32768), (F64, 8192)]
+PLAIN_BUT = [(F32, 16384), (BF16, 16384), (F64, 4096)]
 WITH_MORE = [(F32, 16384), (BF16, 16384), (F64, 2048)]
-SOFT = [(F32, 8192), (BF16, 8192), (F64, 2048)]
+WITH_MOST = [(F32, 8192), (BF16, 8192), (F64, 2048)]
 CALLS = [
     *(("plain", dtype, classes) for dtype, classes in [*PLAIN, (BF16, 40000)]),
+    *(("plain sparse", dtype, classes) for dtype, classes in PLAIN_BUT),
+    *(("plain unmasked", dtype, classes) for dtype, classes in PLAIN_BUT),
     *(("more", dtype, classes) for dtype, classes in [*WITH_MORE, (F32, 40000)]),
-    *(("soft", dtype, classes) for dtype, classes in [*SOFT, (F32, 40000)]),
+    *(("dense", dtype, classes) for dtype, classes in [*WITH_MOST, (F32, 40000)]),
+    *(("sparse", dtype, classes) for dtype, classes in [*WITH_MOST, (F32, 40000)]),
+    *(("unmasked", dtype, classes) for dtype, classes in [*WITH_MOST, (F32, 40000)]),
 ]
+
+
+def inputs_of(kind: str, dtype: torch.dtype, classes: int) -> Inputs:
+    """Dense probabilities are of a wider dtype than the logits, where there is one."""
+    logits, vector = torch.zeros(2, classes, dtype=dtype), torch.ones(classes)
+    target, probs = torch.zeros(2, dtype=torch.long), None
+    if "dense" in kind:
+        target = torch.zeros(2, classes, dtype=F32 if dtype == BF16 else dtype)
+    if "sparse" in kind:
+        target, probs = torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5)
+    if "plain" in kind:
+        return Inputs(logits, target, probs, None, None, None, None)
+    return Inputs(logits, target, probs, vector, vector, None, torch.ones(2))
 
 
 class Recorder:
@@ -60,12 +78,13 @@ def launches(
     """Source and number of warps of each kernel of a step."""
     recorder = Recorder()
     monkeypatch.setattr(ops, "wrap_triton", recorder)
-    monkeypatch.setattr(ops, "gpu_of", lambda device: gpu)
-    logits = torch.zeros(2, classes, dtype=dtype)
-    target = logits if kind == "soft" else torch.zeros(2, dtype=torch.long)
-    vector = None if kind == "plain" else torch.ones(classes)
-    inputs = Inputs(logits, target, vector, vector, None)
-    options = Options(label_smoothing=0.1, **({} if kind == "plain" else MORE))
+    monkeypatch.setattr(call, "gpu_of", lambda device: gpu)
+    inputs = inputs_of(kind, dtype, classes)
+    options = Options(
+        label_smoothing=0.1,
+        smooth_over="unmasked" if "unmasked" in kind else "all",
+        **({} if "plain" in kind else MORE),
+    )
     with simulated_triton(90):
         outputs = ops.forward(inputs, options, with_grad=True)
         ops.backward(torch.ones(()), outputs.row_stats, inputs, options, inplace=False)

@@ -14,7 +14,7 @@ from gpu_cases import CASES, Case, check_case
 from ptxsim.triton_driver import simulated_triton
 from reference import reference
 
-from labelsmooth._backends.triton import ops
+from labelsmooth._backends.triton import call, ops
 from labelsmooth._backends.triton.kernels import loss_kernel
 from labelsmooth._backends.triton.plan import Gpu
 from labelsmooth._call.problem import Inputs, Options
@@ -32,7 +32,12 @@ SOME = [
     "everything, one step",
     "everything, long rows",
     "weighted probabilities, two phases",
+    "float16 probabilities, one step",
+    "weighted few, two phases",
+    "many, long rows",
+    "weighted unmasked, long rows",
     "columns, (N, C, S), ignored",
+    "columns, (N, C, S), few",
 ]
 LONG = [case for case in CASES if case.shape[1] > 33000]
 
@@ -52,13 +57,19 @@ def test_case_on_other_architectures(name: str, arch: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("classes", [1, 30, 517])
-def test_in_place_whichever_warp_is_first(classes: int, dtype: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("classes", "targets"),
+    [(1, "classes"), (30, "classes"), (517, "classes"), (30, "few"), (517, "many")],
+)
+def test_in_place_whichever_warp_is_first(
+    classes: int, targets: str, dtype: str, seed: int
+) -> None:
     case = Case(
         f"{dtype} in place C={classes}",
         dtype=getattr(torch, dtype),
         shape=(3, classes),
         layout="odd",
+        targets=targets,
         options={"inplace": True},
     )
     with simulated_triton(90, sched="random", seed=seed, counts=False) as gpu:
@@ -71,7 +82,7 @@ def test_in_place_whichever_warp_is_first(classes: int, dtype: str, seed: int) -
 
 @pytest.mark.parametrize("case", LONG, ids=str)
 def test_rows_in_parts(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "gpu_of", lambda device: Gpu(132, 32))
+    monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(132, 32))
     with simulated_triton(90, noise=2, counts=False) as gpu:
         check_case(case, ops)
     assert [report.grid[1] > 1 for report in gpu.reports[:2]] == [True, False]
@@ -83,7 +94,7 @@ def test_rows_in_parts(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def one_step(logits: torch.Tensor, **options: Any) -> torch.Tensor:
     """The gradient."""
     target = torch.zeros(logits.shape[:1] + logits.shape[2:], dtype=torch.long)
-    inputs = Inputs(logits, target, None, None, None)
+    inputs = Inputs(logits, target, None, None, None, None, None)
     options = {"label_smoothing": 0.1, **options}
     return ops.forward(inputs, Options(**options), with_grad=True).grad_logits
 
@@ -110,7 +121,7 @@ def test_traffic(
 ) -> None:
     """A row of up to 32768 logits (float64: 8192) is read once, a longer one twice, and the
     gradient is written once. Beside that, every thread asks for the target's logit."""
-    monkeypatch.setattr(ops, "gpu_of", lambda device: Gpu(processors, 32))
+    monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(processors, 32))
     logits = torch.randn(2, classes).to(dtype)
     with simulated_triton(90) as gpu:
         one_step(logits)
@@ -148,7 +159,8 @@ def test_offsets_beyond_32_bits(strides: tuple[int, int]) -> None:
     logits.copy_(torch.randn(2, 4))
     target = torch.tensor([3, 1])
     expected = reference(logits, target, label_smoothing=0.1)
-    inputs, options = Inputs(logits, target, None, None, None), Options(inplace=True)
+    inputs = Inputs(logits, target, None, None, None, None, None)
+    options = Options(inplace=True)
     with simulated_triton(90, counts=False):
         outputs = ops.forward(inputs, replace(options, label_smoothing=0.1), with_grad=True)
     assert_equals_reference(Outcome(outputs.loss, logits), expected, logits)

@@ -36,13 +36,26 @@ def test_opcheck(reduction: int, vectors: bool) -> None:
     logits, target = problem((5, 19), torch.float32)
     shared = options(reduction, vectors=vectors)
     with simulated_triton(90, counts=False):
-        opcheck(OPS.forward.default, (logits, target, *shared, True, True))
-        opcheck(OPS.forward_.default, (logits, target, *shared, False))
-        loss, row_stats, _, _ = OPS.forward(logits, target, *shared, False, False)
-        arguments = (torch.randn_like(loss), logits, target, row_stats, *shared)
+        opcheck(OPS.forward.default, (logits, target, None, *shared, True, True))
+        opcheck(OPS.forward_.default, (logits, target, None, *shared, False))
+        loss, row_stats, _, _ = OPS.forward(logits, target, None, *shared, False, False)
+        arguments = (torch.randn_like(loss), logits, target, None, row_stats, *shared)
         opcheck(OPS.backward.default, arguments)
         opcheck(OPS.backward_.default, arguments)
         opcheck(OPS.scale_.default, (torch.randn(5, 19), torch.tensor(0.5)))
+
+
+@pytest.mark.parametrize("layout", ["few", "all"])
+def test_opcheck_of_probabilities(layout: str) -> None:
+    logits, _ = problem((5, 19), torch.bfloat16)
+    target: tuple[torch.Tensor, torch.Tensor | None] = torch.rand(5, 19), None
+    if layout == "few":
+        target = torch.randint(19, (5, 3)), torch.rand(5, 3)
+    shared = options(MEAN)
+    with simulated_triton(90, counts=False):
+        opcheck(OPS.forward.default, (logits, *target, *shared, True, True))
+        loss, row_stats, _, _ = OPS.forward(logits, *target, *shared, False, False)
+        opcheck(OPS.backward_.default, (loss, logits, *target, row_stats, *shared))
 
 
 @pytest.mark.parametrize(
@@ -62,10 +75,10 @@ def test_fakes_of_each_layout(shape: tuple[int, ...], columns: bool, dtype: torc
         logits = logits.transpose(0, 1).contiguous().transpose(0, 1)
     with simulated_triton(90, counts=False):
         for reduction in (NONE, MEAN):
-            arguments = (logits, target, *options(reduction), True, True)
+            arguments = (logits, target, None, *options(reduction), True, True)
             opcheck(OPS.forward.default, arguments, test_utils="test_faketensor")
-        loss, row_stats, _, _ = OPS.forward(logits, target, *options(NONE), False, False)
-        arguments = (loss, logits, target, row_stats, *options(NONE))
+        loss, row_stats, _, _ = OPS.forward(logits, target, None, *options(NONE), False, False)
+        arguments = (loss, logits, target, None, row_stats, *options(NONE))
         opcheck(OPS.backward.default, arguments, test_utils="test_faketensor")
 
 

@@ -14,10 +14,9 @@ from checks import ROOT
 from labelsmooth._backends.triton import row_math
 
 HEADER = (ROOT / "csrc" / "row_math.h").read_text()
-# What Triton's language has itself, what only a class by class kernel needs, and what torch
-# operations make before the kernel runs.
+# What Triton's language has itself, and what torch operations make before the kernel runs.
 NOT_MIRRORED = {"select", "max", "exp", "log", "tanh", "infinity", "empty_stats"}
-NOT_MIRRORED |= {"coef_of_class", "coef_log_of_class"}
+NOT_MIRRORED |= {"coef_of_class"}
 
 
 def in_cpp() -> dict[str, list[str]]:
@@ -44,7 +43,7 @@ def fields_in_cpp() -> dict[str, list[str]]:
     """The structs of row_math.h with the names of their members."""
     structs = {}
     for name, body in re.findall(r"struct (\w+) \{\n(.*?)\n\};", HEADER, re.DOTALL):
-        members = re.findall(r"^  (?:T|bool) ([^;]*);", body, re.MULTILINE)
+        members = re.findall(r"^  (?:T|bool|SmoothOver) ([^;(]*);", body, re.MULTILINE)
         names = [member.split("=")[0].strip() for line in members for member in line.split(",")]
         structs[name] = names
     return structs
@@ -59,6 +58,14 @@ def test_functions() -> None:
         assert ours[name] == cpp[name], name
 
 
-@pytest.mark.parametrize("name", ["LossOptions", "ClassSums", "RowStats", "RowTerms", "GradTerms"])
+def test_smooth_over() -> None:
+    names = re.search(r"enum class SmoothOver \{ ([^}]*) \};", HEADER)[1].split(", ")
+    assert [getattr(row_math, name.upper()).value for name in names] == list(range(len(names)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LossOptions", "ClassSums", "RowStats", "RowTerms", "TargetTerms", "GradTerms"],
+)
 def test_structs(name: str) -> None:
     assert list(getattr(row_math, name)._fields) == fields_in_cpp()[name]

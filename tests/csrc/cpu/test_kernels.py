@@ -24,10 +24,8 @@ def dense(logits: Any, target: Any) -> tuple[Any, Any]:
 def run(dtype: str, logits: Any, target: Any, grad: Any, begin: int, end: int) -> Any:
     """The loss of the rows, POISON where [begin, end) left it."""
     accumulate = np.float64 if dtype == "float64" else np.float32
-    loss, shift, sum_exp = (np.full(len(target), POISON, accumulate) for _ in range(3))
-    labelsmooth_kernels.forward(
-        dtype, logits, target, grad, loss, shift, sum_exp, SMOOTHING, begin, end
-    )
+    loss, row_stats = (np.full((*of, len(target)), POISON, accumulate) for of in ((), (4,)))
+    labelsmooth_kernels.forward(dtype, logits, target, grad, loss, row_stats, SMOOTHING, begin, end)
     return loss
 
 

@@ -32,7 +32,7 @@ def test_offsets_beyond_31_bits(
     target = torch.arange(shape[0]) % shape[1]
     truth = reference(logits, target, label_smoothing=0.1)
     original = logits.clone()
-    inputs = Inputs(logits, target, None, None, None)
+    inputs = Inputs(logits, target)
     options = Options(label_smoothing=0.1, inplace=inplace)
     made = simulated_cuda(90).forward(inputs, options, with_grad=True)
     assert_equals_reference(Outcome(made.loss, made.grad_logits), truth, original)
@@ -66,6 +66,11 @@ def test_rows_in_parts(case: Case) -> None:
     kernels = [kernel_of(report) for report in gpu.reports if kernel_of(report) != "sum"]
     assert kernels == ["sums", "finish", "gradient"]
     assert not any(report.warnings for report in gpu.reports)
+
+
+def test_more_chunks_than_marks() -> None:
+    """A thread has 66 chunks of a row, and notes which hold classes of the target in 32 bits."""
+    check_case(Case("few", shape=(2, 261, 5), targets="many"), simulated_cuda(90))
 
 
 @pytest.mark.parametrize(

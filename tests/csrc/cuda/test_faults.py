@@ -18,7 +18,7 @@ pytestmark = [needs_cuda, pytest.mark.skipif(not shutil.which("nvcc"), reason="n
 
 INSTANCE = """#include "row_kernels.cuh"
 namespace labelsmooth::cuda {{
-template __global__ void {}_kernel<float, false>(const __grid_constant__ Problem<float>, int64_t,
+template __global__ void {}_kernel<float, {}>(const __grid_constant__ Problem<float>, int64_t,
                                                      int, int);
 }}
 """
@@ -29,6 +29,8 @@ MASKED = Case("masked", shape=(2, 4099), values="half")
 RISING = Case("rising", shape=(2, 4099), values="rising")
 SHORT = Case("short", shape=(5, 37), layout="padded")
 ODD = Case("odd", shape=(2, 37), layout="odd")
+FEW = Case("few", shape=(1, 4099), targets="few")
+UNMASKED = Case("unmasked", shape=(2, 37), values="masked", options={"smooth_over": "unmasked"})
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,30 @@ FAULTS = [
         ODD,
         "misaligned",
     ),
+    Fault(
+        "another thread's classes",
+        "target.cuh",
+        "(chunk & (step_ - 1)) == first",
+        "(chunk & (step_ - 1)) != first",
+        FEW,
+        "not close",
+    ),
+    Fault(
+        "a class that comes twice counts once",
+        "target.cuh",
+        "t[i] += prob;",
+        "t[i] = prob;",
+        FEW,
+        "not close",
+    ),
+    Fault(
+        "a mass of all classes",
+        "row.cuh",
+        "      sums.coef += coef[i];\n      sums.prior",
+        "      sums.coef += prior[i];\n      sums.prior",
+        UNMASKED,
+        "not close",
+    ),
 ]
 
 
@@ -148,7 +174,7 @@ def simulated(ptx: str | None) -> SimulatedCuda:
     return SimulatedCuda(library.on(Device.of(90), sched="random"))
 
 
-@pytest.mark.parametrize("case", [TWO_BLOCKS, MASKED, RISING, SHORT, ODD], ids=str)
+@pytest.mark.parametrize("case", [TWO_BLOCKS, MASKED, RISING, SHORT, ODD, FEW, UNMASKED], ids=str)
 def test_without_a_fault(case: Case) -> None:
     check_case(case, simulated(None))
 
@@ -161,7 +187,8 @@ def test_fault(fault: Fault, tmp_path: Path) -> None:
     assert source.count(fault.line) == 1
     (folder / fault.file).write_text(source.replace(fault.line, fault.fault))
     kernel = "warp" if fault.case.classes < 1000 else "cluster"
-    (folder / "instance.cu").write_text(INSTANCE.format(kernel))
+    soft = "true" if fault.case in (FEW, UNMASKED) else "false"
+    (folder / "instance.cu").write_text(INSTANCE.format(kernel, soft))
     command = ["nvcc", "-std=c++17", "-arch=compute_90", "-ptx", "instance.cu"]
     compiled = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr

@@ -26,25 +26,24 @@ def plan_of(
     classes: int,
     dtype: torch.dtype = torch.bfloat16,
     *,
-    soft: bool = False,
+    probs: torch.dtype | None = None,
     gradient: bool = True,
     forward: bool = True,
     stride: int | None = None,
 ) -> Plan:
     """The tensors are of no memory: a plan looks at addresses and strides alone."""
 
-    def matrix() -> Tensor:
+    def matrix(dtype: torch.dtype) -> Tensor:
         return torch.empty(1, dtype=dtype).expand(rows, classes)
 
-    logits = matrix()
-    target = matrix() if soft else torch.zeros(1, dtype=torch.int64)
-    problem = problem_of(Inputs(logits, target, None, None, None), Options())
+    target = torch.zeros(1, dtype=torch.int64) if probs is None else matrix(probs)
+    problem = problem_of(Inputs(matrix(dtype), target), Options())
     for part in (problem.logits, problem.grad_logits, problem.target_probs):
         part.outer_stride, part.class_stride = stride or classes, 1
     problem.logits.data = problem.grad_logits.data = 1 << 20
-    problem.target_probs.data = 1 << 20 if soft else None
+    problem.target_probs.data = 1 << 20 if probs else None
     problem.grad_logits.data = 1 << 20 if gradient else None
-    problem.target = None if soft else 1 << 20
+    problem.target = None if probs else 1 << 20
     problem.loss = 1 << 20 if forward else None
     return make_plan(problem, arch)
 
@@ -65,23 +64,32 @@ CLASSES += [81000, 100000, 128256, 131072, 151936, 180000, 200000, 256000, 26214
 def test_plans_fit_the_device(arch: int, dtype: torch.dtype, rows: int) -> None:
     device = Device.of(arch)
     for classes in CLASSES:
-        for soft in (False, True):
-            plan = plan_of(arch, rows, classes, dtype, soft=soft)
-            chunks, held = chunks_of(classes, dtype), 2 if soft else 1
-            case = f"{classes} classes, soft={soft}"
+        for probs in (None, *SIZES):
+            plan = plan_of(arch, rows, classes, dtype, probs=probs)
+            chunks, held = chunks_of(classes, dtype), held_bytes(dtype, probs)
+            case = f"{classes} classes, probabilities {probs}"
             assert (plan.kernel == "warp") == (chunks <= 257), case
             if plan.kernel == "warp":
                 assert plan.lanes in (4, 8, 16, 32), case
                 assert plan.lanes * plan.chunks >= chunks, case
-                assert plan.shared_bytes == 128 * plan.chunks * CHUNK * held, case
+                assert plan.shared_bytes == 128 * plan.chunks * held, case
             elif plan.kernel == "cluster":
                 assert plan.cluster * plan.chunks >= chunks, case
-                assert plan.shared_bytes == plan.chunks * CHUNK * held, case
+                assert plan.shared_bytes == plan.chunks * held, case
                 assert plan.cluster in cluster_sizes(arch), case
                 assert plan.threads in (256, 512), case
             assert plan.shared_bytes + RESERVED <= device.shared_per_block, case
             if plan.kernel == "cluster" and arch >= 90:
                 assert 2 * (plan.shared_bytes + RESERVED) <= device.shared_per_multiprocessor, case
+
+
+def held_bytes(dtype: torch.dtype, probs: torch.dtype | None) -> int:
+    """Of a chunk: probabilities as wide as the logits are held as they are, others in the type of
+    the sums."""
+    if probs is None:
+        return CHUNK
+    size = SIZES[dtype]
+    return CHUNK + CHUNK // size * (size if SIZES[probs] == size else max(4, size))
 
 
 def cluster_sizes(arch: int) -> tuple[int, ...]:
@@ -133,7 +141,7 @@ def test_rows_that_need_no_holding(arch: int) -> None:
     """With the gradient in another call there is nothing to hold a row for."""
     assert plan_of(arch, 64, 32000, gradient=False).kernel == "parts"
     assert plan_of(arch, 64, 32000, forward=False).kernel == "parts"
-    assert plan_of(arch, 64, 32000, forward=False, soft=True).kernel == "cluster"
+    assert plan_of(arch, 64, 32000, forward=False, probs=torch.float32).kernel == "parts"
     assert plan_of(arch, 64, 1000, gradient=False).kernel == "warp"
     assert plan_of(arch, 64, 1000, forward=False).kernel == "warp"
 

@@ -38,6 +38,10 @@ ONE_STEP: list[tuple[int, torch.dtype, tuple[int, int], dict[str, Any], str, int
     (100, F64, (1, 131072), {}, "cluster", 16),
     (120, BF16, (1, 180000), {}, "cluster", 8),
     (90, F32, (1, 60000), {"targets": "probabilities"}, "cluster", 8),
+    (90, BF16, (1, 32000), {"targets": "probabilities"}, "cluster", 8),
+    (90, BF16, (1, 32000), {"targets": "few"}, "cluster", 4),
+    (100, F32, (1, 1001), {"targets": "few"}, "warp", 1),
+    (90, BF16, (2, 4096), {"options": {"smooth_over": "unmasked"}}, "cluster", 1),
 ]
 
 
@@ -95,6 +99,59 @@ def test_columns_that_are_held(classes: int) -> None:
     assert not any(report.warnings for report in gpu.reports)
 
 
+# Of each: arch, dtype, shape, the probabilities' dtype, what changes.
+PROBABILITIES: list[tuple[int, torch.dtype, tuple[int, int], torch.dtype, dict[str, Any]]] = [
+    (90, BF16, (2, 1000), F32, {}),
+    (100, BF16, (2, 32000), F32, {}),
+    (80, F16, (2, 10000), F32, {"options": {"inplace": True}}),
+    (90, BF16, (2, 32000), BF16, {}),
+    (120, BF16, (2, 4000), F16, {}),
+    (90, F32, (2, 4000), BF16, {}),
+    (80, F32, (2, 4096), F64, {}),
+    (90, BF16, (2, 100000), F32, {"one_step": False, "options": {"reduction": "sum"}}),
+]
+
+
+@pytest.mark.parametrize(("arch", "dtype", "shape", "probs", "fields"), PROBABILITIES, ids=str)
+def test_probabilities_are_read_as_they_are(
+    arch: int,
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    probs: torch.dtype,
+    fields: dict[str, Any],
+) -> None:
+    """As often as the logits, not rounded to their dtype, and not by single elements."""
+    gpu = simulated_cuda(arch, sched="random", noise=2)
+    case = Case("t", dtype=dtype, shape=shape, targets="probabilities", probs_dtype=probs, **fields)
+    check_case(case, gpu)
+    reads = 1 if case.one_step else 2
+    assert reads <= passes(gpu, write=False) <= 1.02 * reads
+    target = gpu.inputs.target
+    assert target.dtype == probs
+    moved = sum(report.tensor(target).read_bytes for report in gpu.reports)
+    assert moved == reads * target.numel() * target.element_size()
+    least = min(16, 16 // dtype.itemsize * probs.itemsize)
+    narrow = sum(a.sectors for a in reads_of(gpu) if bytes_of(a) < least)
+    assert narrow <= 0.05 * sum(a.sectors for a in reads_of(gpu))
+
+
+@pytest.mark.parametrize("classes", [2000, 4096, 262144])
+def test_a_few_classes_are_looked_for_where_they_are(classes: int) -> None:
+    """Each thread goes over them twice at first, then once more for a chunk that has any, in both
+    passes."""
+    gpu = simulated_cuda(90)
+    check_case(Case("few", dtype=BF16, shape=(1, classes), targets="few"), gpu)
+    assert passes(gpu, write=False) <= 1.02
+    [report] = [r for r in gpu.reports if kernel_of(r) != "sum"]
+    target, probs = gpu.inputs.target, gpu.inputs.target_probs
+    assert probs is not None
+    traffic, size = report.tensor(target), target.numel() * target.element_size()
+    threads = report.grid[0] * report.block[0]
+    assert traffic.read_bytes <= (2 * threads + 2 * target.numel()) * size
+    for tensor in target, probs:
+        assert report.tensor(tensor).read_distinct_bytes <= 3 * SECTOR
+
+
 @pytest.mark.parametrize("targets", ["classes", "probabilities"])
 def test_weights_are_read_wide(targets: str) -> None:
     """The vectors over the classes too: else a warp asks for each of their sectors 8 times. Not
@@ -102,8 +159,7 @@ def test_weights_are_read_wide(targets: str) -> None:
     gpu = simulated_cuda(90)
     vectors = ("weight", "prior")
     check_case(Case("weighted", dtype=BF16, shape=(2, 4096), vectors=vectors, targets=targets), gpu)
-    accesses = [a for r in gpu.reports if kernel_of(r) != "sum" for a in r.accesses]
-    read = [a for a in accesses if a.space == "global" and not a.write]
+    read = reads_of(gpu)
     narrow = sum(a.sectors for a in read if not is_wide(a))
     assert narrow < 0.05 * sum(a.sectors for a in read)
 
@@ -116,12 +172,22 @@ def passes(gpu: SimulatedCuda, *, write: bool) -> float:
     return moved / (tensor.numel() * tensor.element_size())
 
 
-def is_wide(access: Access) -> bool:
-    """16 bytes a thread."""
+def reads_of(gpu: SimulatedCuda) -> list[Access]:
+    """From global memory, by the kernels over rows."""
+    accesses = [a for r in gpu.reports if kernel_of(r) != "sum" for a in r.accesses]
+    return [a for a in accesses if a.space == "global" and not a.write]
+
+
+def bytes_of(access: Access) -> int:
+    """A thread."""
     if access.op.startswith("cp.async"):
-        return True
-    vector = re.search(r"\.v(\d)\.\D(\d+)$", access.op)
-    return vector is not None and int(vector[1]) * int(vector[2]) == 128
+        return 16
+    kind = re.search(r"(?:\.v(\d))?\.\D(\d+)$", access.op)
+    return int(kind[1] or 1) * int(kind[2]) // 8 if kind else 0
+
+
+def is_wide(access: Access) -> bool:
+    return bytes_of(access) == 16
 
 
 def assert_wide(gpu: SimulatedCuda) -> None:

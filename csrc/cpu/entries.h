@@ -1,0 +1,66 @@
+// The classes that a row's target names, each once.
+#pragma once
+
+#include "typed_problem.h"
+
+namespace labelsmooth::cpu::LABELSMOOTH_ISA {
+
+template <class T>
+struct Entry {
+  int64_t target;
+  T prob;   // t_c
+  T logit;  // as it was before the gradient takes its place
+  TargetTerms<T> terms;
+};
+
+template <class Element>
+class Entries {
+  using T = typename TypedProblem<Element>::T;
+
+ public:
+  explicit Entries(const TypedProblem<Element>& problem) : problem_(problem) {
+    const LossProblem& untyped = problem.untyped;
+    if (!untyped.target) return;
+    entries_ = entries_buffer_.get(untyped.target_classes);
+    if (untyped.sparse_probs) {
+      places_ = places_buffer_.get(untyped.classes);
+      std::memset(places_, 0, static_cast<size_t>(untyped.classes) * sizeof *places_);
+    }
+  }
+
+  // Classes that come twice make one entry. places_ tells where a class is, if it has come: there
+  // another row may have left anything, so the entry is asked whether it is that class's.
+  void open(int64_t row) {
+    count_ = 0;
+    for (int64_t k = 0; k < problem_.untyped.target_classes; ++k) {
+      const int64_t c = problem_.target_of(row, k);
+      if (c == problem_.untyped.ignore_index) continue;
+      const T prob = problem_.target_prob_of(row, k);
+      if (places_) {
+        const int32_t place = places_[c];
+        if (place < count_ && entries_[place].target == c) {
+          entries_[place].prob += prob;
+          continue;
+        }
+        places_[c] = static_cast<int32_t>(count_);
+      }
+      entries_[count_].target = c;
+      entries_[count_++].prob = prob;
+    }
+  }
+
+  bool empty() const { return count_ == 0; }
+  Entry<T>& first() const { return entries_[0]; }
+  Entry<T>* begin() const { return entries_; }
+  Entry<T>* end() const { return entries_ + count_; }
+
+ private:
+  const TypedProblem<Element>& problem_;
+  Buffer<Entry<T>> entries_buffer_;
+  Buffer<int32_t> places_buffer_;
+  Entry<T>* entries_ = nullptr;
+  int32_t* places_ = nullptr;
+  int64_t count_ = 0;
+};
+
+}  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

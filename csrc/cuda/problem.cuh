@@ -1,0 +1,119 @@
+// A call as the kernels take it: a LossProblem with its types.
+#pragma once
+
+#include "../kernels.h"
+#include "row_sums.cuh"
+
+namespace labelsmooth::cuda {
+
+// What the classes of a row's target make of the row.
+struct Standing {
+  int64_t first = -1;    // the first class that counts
+  bool ignored = true;   // no class counts
+  bool invalid = false;  // one is no class
+
+  __device__ void see(int64_t c, int64_t ignore_index, int64_t classes) {
+    if (c == ignore_index) return;
+    ignored = false;
+    invalid = invalid || c < 0 || c >= classes;
+    if (first < 0) first = c;
+  }
+};
+
+// The classes that are the rows' targets, which lie as entry_of says.
+struct TargetClasses {
+  const int64_t* data;  // nullptr: the targets are probabilities of all classes
+  int64_t target_classes, inner;
+  int64_t ignore_index, classes;
+
+  __device__ Standing standing(int64_t row) const {
+    Standing standing;
+    const int64_t* entries = data + entry_of(*this, row, 0);
+    for (int64_t k = 0; k < target_classes; ++k)
+      standing.see(entries[k * inner], ignore_index, classes);
+    return standing;
+  }
+};
+
+template <class Element>
+struct Problem {
+  using T = typename Accumulate<Element>::type;
+
+  int64_t rows, classes, inner;
+  Matrix logits, grad_logits, target_probs;
+  DType probs_dtype;
+  int probs_bytes;  // of one
+  TargetClasses target;
+  const T* sparse_probs;  // nullptr: 1
+  const T* row_weight;    // nullptr: 1
+  const T *weight, *prior, *class_coef;
+  const ClassSums<double>* class_sums;  // nullptr: those of the uniform prior
+  T uniform;                            // 1/C
+  LossOptions<T> options;
+  bool transformed;  // the logits are scaled or capped
+  const T* grad_loss;
+  int64_t grad_loss_stride;
+  const T* denominator;
+  T *loss, *row_shift, *row_sum_exp, *row_mass, *row_beta, *lse, *nll;
+  int64_t* predicted;
+
+  // Of the row's class 0, in elements.
+  __device__ int64_t offset_of(const Matrix& matrix, int64_t row) const {
+    if (inner == 1) return row * matrix.outer_stride;
+    return (row / inner) * matrix.outer_stride + (row % inner) * matrix.inner_stride;
+  }
+  __device__ Element* row_of(const Matrix& matrix, int64_t row) const {
+    return static_cast<Element*>(matrix.data) + offset_of(matrix, row);
+  }
+  __device__ T row_weight_of(int64_t row) const { return row_weight ? row_weight[row] : T(1); }
+  __device__ T weight_of(int64_t c) const { return weight ? weight[c] : T(1); }
+  __device__ T prior_of(int64_t c) const { return prior ? prior[c] : uniform; }
+  __device__ ClassSums<T> sums() const {
+    if (class_sums) return {T(class_sums->coef), T(class_sums->coef_log), T(1)};
+    return {T(1), log(uniform), T(1)};
+  }
+  __device__ Wanted wanted() const { return {predicted != nullptr, options.over_unmasked()}; }
+
+  // ---- chunks of a row, from class `first` on, whose places [begin, end) are inside it ----------
+
+  static constexpr int size = Chunk<Element>::size;
+
+  __device__ void load_logits(T (&x)[size], const Chunk<Element>& given) const {
+#pragma unroll
+    for (int i = 0; i < size; ++i) x[i] = widen(given.at[i]);
+    if (!transformed) return;
+#pragma unroll
+    for (int i = 0; i < size; ++i) x[i] = transform_logit(x[i], options);
+  }
+
+  // Whether v_c is 1/C for all classes of all rows.
+  template <bool soft>
+  __device__ bool spreads_evenly() const {
+    return !class_coef && !(soft && options.over_unmasked());
+  }
+  // v_c.
+  template <bool soft>
+  __device__ void load_spread(T (&coef)[size], const Chunk<Element>& given, int64_t first,
+                              int begin, int end) const {
+    load_classes(coef, class_coef, uniform, first, begin, end);
+    if constexpr (soft) {
+      if (!options.over_unmasked()) return;
+#pragma unroll
+      for (int i = 0; i < size; ++i)
+        coef[i] = unless_masked(coef[i], T(widen(given.at[i])), options);
+    }
+  }
+  // kappa w_c t_c.
+  __device__ void load_target(T (&coef)[size], const T (&probs)[size], T kappa, int64_t first,
+                              int begin, int end) const {
+#pragma unroll
+    for (int i = 0; i < size; ++i) coef[i] = kappa * probs[i];
+    if (!weight) return;
+    T of_class[size];
+    load_classes(of_class, weight, T(1), first, begin, end);
+#pragma unroll
+    for (int i = 0; i < size; ++i) coef[i] = weighted(coef[i], of_class[i]);
+  }
+};
+
+}  // namespace labelsmooth::cuda
