@@ -29,10 +29,11 @@ $(LIB): $(VENV)/torch.stamp setup.py pyproject.toml $(CSRC)
 
 build: $(LIB)  ## build in place: the package and all that its tests need, in .venv
 
-bench: build  ## benchmark the loss, alone and with the projection, then train the example
+bench: build  ## benchmark the loss, alone and with the projection, then train the examples
 	$(BIN)/python -m benchmarks loss
 	$(BIN)/python -m benchmarks linear --quick
 	$(BIN)/python examples/train_large_vocab.py
+	$(BIN)/python examples/mixup.py
 
 gpu:  ## with a GPU: build, the whole suite on it, compute-sanitizer, times; without: status 2
 	@nvidia-smi -L || { echo "make gpu: there is no GPU here" >&2; exit 2; }

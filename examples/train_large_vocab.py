@@ -17,9 +17,11 @@ import sys
 import sysconfig
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -62,6 +64,7 @@ class Run:
     seconds: list[float] = field(default_factory=list)
     before: int = 0  # bytes, peak memory before the first step
     peak: int = 0  # bytes, in the end
+    result: Any = None  # what else it has to tell, in the end
 
     @property
     def step_ms(self) -> float:
@@ -113,23 +116,35 @@ def make_loss(name: str, width: int, vocabulary: int) -> nn.Module:
 def train(
     parent: Connection, name: str, tokens: Tensor, vocabulary: int, args: argparse.Namespace
 ) -> None:
-    """One training, in its own process: a step for every message, answered by its loss and time."""
+    """One training, in its own process."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model = NextToken(name, vocabulary, args.context)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate)
     window = torch.arange(args.context + 1)
-    before = peak_bytes()
-    while parent.recv():
-        start = time.perf_counter()
+
+    def step() -> Tensor:
         at = torch.randint(len(tokens) - args.context, (args.batch, 1))
         batch = tokens[at + window]
-        loss = model(batch[:, :-1], batch[:, -1])
+        loss: Tensor = model(batch[:, :-1], batch[:, -1])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss
+
+    answer(parent, step)
+
+
+def answer(
+    parent: Connection, step: Callable[[], Tensor], result: Callable[[], Any] = lambda: None
+) -> None:
+    """A step for every message, answered by its loss and time; in the end memory and the result."""
+    before = peak_bytes()
+    while parent.recv():
+        start = time.perf_counter()
+        loss = step()
         parent.send((loss.item(), time.perf_counter() - start))
-    parent.send((before, peak_bytes()))
+    parent.send((before, peak_bytes(), result()))
 
 
 def peak_bytes() -> int:
@@ -145,18 +160,21 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def train_in_turns(tokens: Tensor, vocabulary: int, args: argparse.Namespace) -> list[Run]:
+def train_in_turns(
+    train: Callable[..., None], names: Sequence[str], steps: int, *arguments: Any
+) -> list[Run]:
+    """Runs `train(parent, name, *arguments)` for each name, in processes of their own."""
     runs = []
     processes = multiprocessing.get_context("spawn")
-    for name in LOSSES:
+    for name in names:
         ours, theirs = processes.Pipe()
-        what = (theirs, name, tokens, vocabulary, args)
+        what = (theirs, name, *arguments)
         processes.Process(target=train, args=what, daemon=True).start()
         theirs.close()  # so that a child's death ends a wait for it
         runs.append(Run(name, ours))
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
-        for _ in progress.track(range(args.steps), description="training"):
+        for _ in progress.track(range(steps), description="training"):
             for run in runs:
                 run.pipe.send(True)
                 loss, seconds = run.pipe.recv()
@@ -164,7 +182,7 @@ def train_in_turns(tokens: Tensor, vocabulary: int, args: argparse.Namespace) ->
                 run.seconds.append(seconds)
     for run in runs:
         run.pipe.send(False)
-        run.before, run.peak = run.pipe.recv()
+        run.before, run.peak, run.result = run.pipe.recv()
     return runs
 
 
@@ -189,6 +207,20 @@ def show(runs: list[Run]) -> None:
     console.print(curve, cost)
 
 
+def compare(runs: list[Run]) -> bool:
+    """Whether all losses are those of the first run, and says so."""
+    first, *others = runs
+    apart = [
+        abs(loss - expected)
+        for run in others
+        for loss, expected in zip(run.losses, first.losses, strict=True)
+    ]
+    agree = all(difference <= TOLERANCE for difference in apart)  # not so if one is NaN
+    verdict = "agree" if agree else "DISAGREE"
+    print(f"The loss curves {verdict}: at most {max(apart):.1e} apart, tolerance {TOLERANCE:.0e}.")
+    return agree
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=120)
@@ -207,17 +239,10 @@ def main() -> int:
     print(f"{len(tokens):,} tokens, a vocabulary of {vocabulary:,} words")
     size = args.batch * vocabulary * 4 / 2**20
     print(f"logits of a step: {args.batch:,} x {vocabulary:,}, {size:.0f} MiB")
-    runs = train_in_turns(tokens, vocabulary, args)
+    runs = train_in_turns(train, LOSSES, args.steps, tokens, vocabulary, args)
     show(runs)
+    agree = compare(runs)
     torch_run, *our_runs = runs
-    apart = [
-        abs(loss - expected)
-        for run in our_runs
-        for loss, expected in zip(run.losses, torch_run.losses, strict=True)
-    ]
-    agree = all(difference <= TOLERANCE for difference in apart)  # not so if one is NaN
-    verdict = "agree" if agree else "DISAGREE"
-    print(f"The loss curves {verdict}: at most {max(apart):.1e} apart, tolerance {TOLERANCE:.0e}.")
     for run in our_runs:
         times = torch_run.step_ms / run.step_ms
         print(f"With {run.name} a step is {times:.1f} times faster.")
