@@ -9,6 +9,7 @@ import sys
 BENCHMARKS = {
     "loss": "time, memory and accuracy of the loss on the CPU, against the alternatives",
     "linear": "time and memory of the projection and the loss together on the CPU",
+    "targets": "time and memory of the loss on the CPU by the kind of its target",
     "gpu": "time, memory and accuracy of the loss on a GPU, alone and with the projection",
     "traffic": "bytes, instructions and occupancy of the GPU kernels, counted without a GPU",
 }

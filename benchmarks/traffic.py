@@ -164,7 +164,7 @@ OPTIONS = Options(label_smoothing=SMOOTHING)
 
 
 def inputs(logits: Tensor, target: Tensor) -> Inputs:
-    return Inputs(logits, target, None, None, None)
+    return Inputs(logits, target)
 
 
 def with_triton(device: Device, logits: Tensor, step: Callable[[], Tensor]) -> Ran:

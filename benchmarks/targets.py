@@ -1,0 +1,143 @@
+"""Time and memory of the loss on the CPU by the kind of its target.
+
+Logits to gradient (forward and backward), label smoothing 0.1, by labelsmooth in place: with class
+indices, with a SparseTarget of 2 and of 64 classes a row, and with class probabilities in float32,
+given or made of two classes a row as mixup makes them. Beside it F.cross_entropy with the same
+probabilities. The floor is a copy of the logits.
+
+Memory is the peak within the first step above what was resident before; a target that is given is
+not in it. Writes JSON, and beside it the tables as Markdown. benchmarks/measure.py says how it
+measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks import report
+from benchmarks.contestants import (
+    TORCH,
+    Contestant,
+    Loss,
+    copy,
+    cross_entropy,
+    in_place,
+    training,
+)
+from benchmarks.environment import environment
+from benchmarks.loss import TYPICAL, shape
+from benchmarks.measure import DTYPES, Case, Result, compete, peak_extra_bytes, settle
+from benchmarks.problem import Problem
+from benchmarks.report import Sheet, describe, memory, number
+from benchmarks.workers import measure
+from labelsmooth import SparseTarget
+
+FULL = [shape(str(TYPICAL))]
+QUICK = [(512, TYPICAL)]
+COUNTS = (2, 64)  # classes a row
+RESULTS = Path(__file__).parent / "results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shapes", nargs="+", type=shape, metavar="C|NxC")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="512 rows")
+    parser.add_argument(
+        "--json", type=Path, help="where the results go (benchmarks/results/targets.json)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    path = args.json or RESULTS / ("targets-quick.json" if args.quick else "targets.json")
+    about = environment(args.threads)
+    console = Console()
+    report.show_environment(console, about)
+    shapes = args.shapes or (QUICK if args.quick else FULL)
+    cases = [
+        Case("targets", *size, dtype, args.threads, args.rounds)
+        for dtype in args.dtypes
+        for size in shapes
+    ]
+    results = measure(cases, run_case)
+    sheets = [sheet(result) for result in results]
+    report.show(console, sheets)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = [report.write_json(path, about, results), report.write_markdown(path, about, sheets)]
+    console.print("written:", *(file.name for file in written), f"in {path.parent.name}/")
+
+
+def run_case(case: Case) -> Result:
+    settle(case.threads)
+    problem = Problem(case.shape, DTYPES[case.dtype])
+    everyone = contestants(problem)
+    details = []
+    for contestant in everyone:
+        problem.refresh()
+        details.append({"extra_bytes": peak_extra_bytes(contestant.step)[0]})
+    return Result(case, compete(everyone, details, problem.refresh, case.rounds))
+
+
+def contestants(problem: Problem) -> list[Contestant]:
+    rows, classes = problem.buffer.shape
+    generator = torch.Generator().manual_seed(1)
+    sparse = {
+        count: SparseTarget(
+            torch.randint(classes, (rows, count), generator=generator),
+            torch.rand(rows, count, generator=generator).div_(count),
+        )
+        for count in COUNTS
+    }
+    probabilities = dense(sparse[2], classes)
+
+    def with_target(key: str, label: str, loss: Loss, target: Any) -> Contestant:
+        return training(problem, key, label, lambda logits, _: loss(logits, target), TORCH)
+
+    loss = in_place()
+    return [
+        copy(problem),
+        training(problem, "indices", "labelsmooth, class indices", loss, TORCH),
+        *(
+            with_target(f"sparse_{count}", f"labelsmooth, SparseTarget, K = {count}", loss, target)
+            for count, target in sparse.items()
+        ),
+        with_target("dense", "labelsmooth, probabilities", loss, probabilities),
+        with_target(
+            "made",
+            "labelsmooth, probabilities, made",
+            lambda logits, target: loss(logits, dense(target, classes)),
+            sparse[2],
+        ),
+        with_target("torch", "F.cross_entropy, probabilities", cross_entropy, probabilities),
+    ]
+
+
+def dense(target: SparseTarget, classes: int) -> Tensor:
+    made = torch.zeros(len(target.probs), classes)
+    return made.scatter_add_(1, target.classes, target.probs)
+
+
+def sheet(result: Result) -> Sheet:
+    bases = {"indices": "x class\nindices", "sparse_2": "x sparse\nK = 2", "copy": "x\ncopy"}
+    return Sheet(
+        f"By the kind of target, forward and backward, {describe(result.case)}",
+        "",
+        ["contestant"],
+        ["ms", *bases.values(), "memory\n/ logits"],
+        [
+            [
+                entry.label,
+                number(entry.ms, ".1f"),
+                *(number(result.ratio(entry.key, base), ".2f") for base in bases),
+                memory(entry.extra_bytes, result.case.logits_bytes),
+            ]
+            for entry in result.entries
+        ],
+    )
