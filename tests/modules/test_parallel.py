@@ -109,6 +109,7 @@ def work(rank: int, store: str) -> None:
     check_wrapped_apart(mesh)
     check_a_sharded_weight(mesh)
     check_buffers_of_fsdp()
+    distributed.barrier()  # nobody leaves while another still has something to say
     distributed.destroy_process_group()
 
 
