@@ -209,7 +209,8 @@ def _entries(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor, tuple[Te
     if probs is None:
         named = named.unsqueeze(1)
     counts, is_class = named != options.ignore_index, (named >= 0) & (named < classes)
-    of_rows = ~counts.any(1, keepdim=True), (counts & ~is_class).any(1, keepdim=True)
+    invalid = (counts & ~is_class).any(1, keepdim=True)
+    of_rows = ignored_rows(inputs, options).unsqueeze(1), invalid
     valid = counts & is_class
     ones = torch.ones_like(named, dtype=accumulate_dtype(inputs.logits))
     probs = ones if probs is None else probs.to(ones.dtype)

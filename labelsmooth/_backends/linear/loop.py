@@ -11,6 +11,7 @@ Of each chunk's hidden states h, with the linear weight W and bias b:
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -152,7 +153,7 @@ class _Call:
         row has its own."""
         if not self._inputs.target.is_cpu or self._options.return_stats:
             return None
-        counts = self._counts()
+        counts = self._counting
         return None if bool(counts.all()) else counts.nonzero().squeeze(1)
 
     def _of_products(self, rows: Rows, hidden: Tensor) -> Tensor:
@@ -161,10 +162,11 @@ class _Call:
         left_out = hidden.is_cpu and not self._options.return_stats
         if left_out or not (self._options.return_stats or self._inputs.row_weight is not None):
             return hidden
-        return hidden.masked_fill(~self._counts()[rows].unsqueeze(1), 0.0)
+        return hidden.masked_fill(~self._counting[rows].unsqueeze(1), 0.0)
 
-    def _counts(self) -> Tensor:
-        """Of each row."""
+    @cached_property
+    def _counting(self) -> Tensor:
+        """Which rows do."""
         return counting_rows(self._whole, self._options)
 
     def chunks(self) -> Iterator[tuple[Rows, Tensor, Tensor]]:
@@ -234,7 +236,7 @@ class _Call:
         """Where no row counts it is NaN, but the gradients are 0."""
         if self.denominator is None:
             return None
-        return self.denominator.where(self._counts().any(), 1.0)
+        return self.denominator.where(self._counting.any(), 1.0)
 
     def _headroom(self) -> Tensor:
         """About how large an element of a row's gradient may be."""
@@ -244,7 +246,7 @@ class _Call:
             largest = weight.where(weight.isfinite(), 1.0).amax().clamp(1.0, FLOAT16_SCALE)
         row_weight = self._inputs.row_weight
         if row_weight is not None and row_weight.numel():
-            of_rows = row_weight.float().abs().where(self._counts(), 0.0).amax()
+            of_rows = row_weight.float().abs().where(self._counting, 0.0).amax()
             largest = largest * of_rows.clamp_min(torch.finfo(torch.float32).tiny)
         largest = largest + 2 * abs(self._options.lse_square_scale) * LARGE_LSE
         return largest * max(1.0, abs(self._options.logit_scale))
