@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "row_math.h"
+#include "row_part.h"
 
 namespace labelsmooth {
 
@@ -19,6 +19,13 @@ constexpr double lowest_of(DType dtype) {
     case DType::float16: return -65504;
   }
   return 0;
+}
+
+template <class T>
+LABELSMOOTH_HD LossOptions<T> typed_options(const LossOptions<double>& o) {
+  return {T(o.label_smoothing), T(o.lse_square_scale), T(o.logit_scale),     T(o.softcap),
+          T(o.lowest),          o.smooth_over,         o.weight_over_target, o.kl_div,
+          o.from_log_probs};
 }
 
 // A (outer, classes, inner) tensor; strides count elements. Row r is the class axis at (r / inner,
@@ -37,6 +44,10 @@ struct LossProblem {
   int64_t rows = 0;  // N = outer * inner
   int64_t classes = 0;
   int64_t inner = 1;
+  // The classes are those from class_offset on of all_classes (C), which targets name: a rank has a
+  // part of each row.
+  int64_t class_offset = 0;
+  int64_t all_classes = 0;
 
   Matrix logits;
   Matrix grad_logits;  // no data: no gradient is wanted; may be the logits themselves
@@ -51,12 +62,13 @@ struct LossProblem {
   int64_t ignore_index = -100;       // a row whose classes are all this one counts nothing
   const void* row_weight = nullptr;  // (N,), accumulate dtype; nullptr: 1
 
-  // (C,) in the accumulate dtype. nullptr: w_c = 1, u_c = 1/C and v_c = 1/C.
+  // In the accumulate dtype. nullptr: w_c = 1, u_c = 1/C and v_c = 1/C. They point to the first
+  // class of this part; of weight and prior those of the other parts lie before and behind it.
   const void* weight = nullptr;
   const void* prior = nullptr;
   const void* class_coef = nullptr;
-  ClassSums<double> class_sums = {1, 0, 1};
-  LossOptions<double> options;  // `lowest` is of the logits' dtype
+  ClassSums<double> class_sums = {1, 0, 1};  // over the classes of this part
+  LossOptions<double> options;               // `lowest` is of the logits' dtype
 
   // The gradient of row r is scaled by row_weight[r] grad_loss[r * grad_loss_stride] / denominator;
   // nullptr: by 1.
@@ -64,17 +76,31 @@ struct LossProblem {
   int64_t grad_loss_stride = 0;
   const void* denominator = nullptr;  // one value, accumulate dtype
 
+  // A call that writes the parts of the rows, a RowPart's for_fields, (fields, N) in the accumulate
+  // dtype, and none of what follows.
+  void* parts = nullptr;
+  // All ranks' parts of the rows, for combine: those of a rank lie rank_stride behind those of the
+  // one before.
+  const void* ranks_parts = nullptr;
+  int64_t ranks = 1;
+  int64_t rank_stride = 0;
+
+  bool with_stats = false;  // lse, nll and predicted are wanted, or what a part has of them
+
   // (N,) each, in the accumulate dtype. Forward writes them, backward reads those of the rows.
-  void* loss = nullptr;  // nullptr: this is a backward call
+  void* loss = nullptr;  // nullptr: this call is a backward, or makes parts
   void* row_shift = nullptr;
   void* row_sum_exp = nullptr;
   void* row_mass = nullptr;
   void* row_beta = nullptr;
-  // With statistics; else nullptr.
+  // With statistics.
   void* lse = nullptr;
   void* nll = nullptr;
   int64_t* predicted = nullptr;
 };
+
+// Whether a row's sums are to be made: not in a backward call, which finds them.
+LABELSMOOTH_HD bool makes_sums(const LossProblem& problem) { return problem.loss || problem.parts; }
 
 // Where the k-th class of a row's target lies.
 template <class Problem>
@@ -87,6 +113,10 @@ namespace cpu {
 
 // Rows [begin, end) of a problem, serially, by the best instruction set that this machine has.
 void process_rows(const LossProblem& problem, int64_t begin, int64_t end);
+
+// The loss and what else forward writes, from all ranks' parts of the rows. Where the target of a
+// row is no class on some rank, loss and gradient are NaN.
+void combine_rows(const LossProblem& problem, int64_t begin, int64_t end);
 
 // The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline"; LABELSMOOTH_CPU forces
 // one.
@@ -110,6 +140,11 @@ int64_t workspace_bytes(const LossProblem& problem);
 // (one value, accumulate dtype) takes the denominator's place.
 int run(const LossProblem& problem, Reduction reduction, const void* normalizer, void* reduced_loss,
         void* workspace, void* stream);
+
+// As run(), of a problem that has all ranks' parts of the rows: the loss and what else forward
+// writes, without the logits.
+int combine(const LossProblem& problem, Reduction reduction, const void* normalizer,
+            void* reduced_loss, void* workspace, void* stream);
 
 // values *= *factor (accumulate dtype), for `count` adjacent values.
 int scale(DType dtype, void* values, int64_t count, const void* factor, void* stream);

@@ -10,8 +10,8 @@
 //
 // So a row is read for a sum of exponentials and sum_c v_c x_c, beside what its target asks for:
 // one class y (t_y = 1), a few classes, or all. The sums form a monoid (RowStats, combine) that is
-// the same for a SIMD lane, a warp, a block and a cluster. Every difference is taken to a logit of
-// the row, so that a large common offset costs no digits.
+// the same for a SIMD lane, a warp, a block, a cluster and a rank. Every difference is taken to a
+// logit of the row, so that a large common offset costs no digits.
 //
 // Where masked classes are left out of the smoothing, the sums over classes are those of each row's
 // unmasked ones, and so are beta and the mass.

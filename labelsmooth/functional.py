@@ -8,8 +8,17 @@ from torch import Tensor
 
 from ._autograd.operator import apply, in_transform
 from ._autograd.overwritten import look_at_node
+from ._autograd.sharded import summed_in_backward
+from ._backends.exchange import together
+from ._backends.ranks import resolved
 from ._call.check_call import check_call
-from ._call.checks import check_logit_scale, check_prior, check_writable
+from ._call.checks import (
+    check_logit_scale,
+    check_prior,
+    check_tensor,
+    check_writable,
+    is_dtensor,
+)
 from ._call.declare import check_names, set_signature
 from ._call.problem import (
     CallArguments,
@@ -43,6 +52,7 @@ class LossStats(NamedTuple):
 
 
 Result = Tensor | tuple[Tensor, LossStats]
+Denominator = Callable[[Inputs, CommonOptions], Tensor | None]  # where rows are on other ranks too
 
 
 class LossFunction(Protocol[P, Q, R]):
@@ -89,14 +99,15 @@ def label_smoothing_loss(
     size; ``inplace`` overwrites that one.
     """
     number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
-    try:
-        options = Options(*positional, logit_scale=number, **keywords)
-    except TypeError:
-        check_names(label_smoothing_loss, logits, target, weight, *positional, **keywords)
-        raise
-    check_prior(prior, options)
-    given = Inputs(logits, *classes_and_probs(target), weight, prior, None, row_weight)
-    return loss(given, normalizer, options, scale)
+    with together(group_of(logits, keywords.get("process_group")), logits):
+        try:
+            options = Options(*positional, logit_scale=number, **keywords)
+        except TypeError:
+            check_names(label_smoothing_loss, logits, target, weight, *positional, **keywords)
+            raise
+        check_prior(prior, options)
+        given = Inputs(logits, *classes_and_probs(target), weight, prior, None, row_weight)
+        return loss(given, normalizer, options, scale)
 
 
 def loss(
@@ -107,18 +118,40 @@ def loss(
 ) -> Result:
     """`label_smoothing_loss` of tensors as they were given, its options made; the logits are
     multiplied by the scale before."""
-    check_call(given, normalizer, options)
+    if is_dtensor(given.logits):
+        from ._mesh.calls import loss_of_logits
+
+        result: Result = loss_of_logits(_loss, given, normalizer, options, scale)
+        return result
+    with together(options.process_group, given.logits):
+        return _loss(given, normalizer, options, scale)
+
+
+def _loss(
+    given: Inputs,
+    normalizer: Tensor | float | None,
+    options: Options,
+    scale: Tensor | None,
+    denominator: Denominator | None = None,
+) -> Result:
     logits = given.logits
+    options = _in_its_classes(given, options)
+    check_call(given, normalizer, options)
     shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
     if scale is not None:
         check_logit_scale(scale, logits)
+        if options.process_group is not None:
+            scale = summed_in_backward(scale, str(options.process_group))
         logits = scaled_but_masks(logits, scale, options)
     if options.inplace and not in_transform():  # which takes a fresh gradient
         check_writable(logits)
     inputs = given._replace(
         logits=logits, target=widened(given.target), normalizer=as_tensor(normalizer, logits)
     )
-    outputs = apply(_in_rows(inputs), options)
+    inputs = _in_rows(inputs)
+    if denominator is not None:
+        inputs = inputs._replace(normalizer=denominator(inputs, options))
+    outputs = apply(inputs, options)
     if options.inplace and not torch.compiler.is_compiling():
         look_at_node(logits)
     result = outputs.loss.view(shape) if options.reduction == "none" else outputs.loss
@@ -126,6 +159,26 @@ def loss(
         return result
     *_, lse, nll = outputs.row_stats
     return result, LossStats(nll.view(shape), lse.view(shape), outputs.predicted.view(shape))
+
+
+def group_of(tensor: Any, given: Any, *, of_weight: bool = False) -> Any:
+    """The group over which the classes lie: as given, or as the placements of a DTensor say."""
+    if not is_dtensor(tensor):
+        return given
+    from ._mesh.layout import class_group_of
+
+    return class_group_of(tensor, 0 if of_weight else min(tensor.dim(), 2) - 1)
+
+
+def _in_its_classes(given: Inputs, options: Options) -> Options:
+    """The options with the range of classes that the logits' columns are."""
+    logits = given.logits
+    if options.num_classes is None and options.process_group is None:
+        return options
+    check_tensor("logits", logits)
+    if logits.dim() == 0:
+        return options  # about which there is more to say
+    return resolved(options, logits.shape[0 if logits.dim() == 1 else 1])
 
 
 # ---- shapes --------------------------------------------------------------------------------------

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from ._autograd import linear
+from ._autograd.sharded import summed_in_backward
+from ._backends.exchange import together
 from ._backends.linear.sizes import from_logits
+from ._backends.ranks import resolved
 from ._call.check_call import check_call, check_row_weight
 from ._call.checks import (
     check_dtypes,
@@ -14,6 +17,7 @@ from ._call.checks import (
     check_logit_scale,
     check_prior,
     check_tensor,
+    is_dtensor,
 )
 from ._call.declare import check_names
 from ._call.problem import (
@@ -26,9 +30,11 @@ from ._call.problem import (
 )
 from ._call.values import described
 from .functional import (
+    Denominator,
     LossStats,
     Result,
     as_tensor,
+    group_of,
     loss_function_of,
     scaled,
     scaled_but_masks,
@@ -67,17 +73,19 @@ def linear_label_smoothing_loss(
         class-index target; so has row_weight.
     """
     number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
-    try:
-        options = LinearOptions(logit_scale=number, **keywords)
-    except TypeError:
-        check_names(linear_label_smoothing_loss, hidden, linear_weight, target, **keywords)
-        raise
-    check_prior(prior, options)
-    given = LinearInputs(
-        *(hidden, linear_weight, linear_bias, *classes_and_probs(target)),
-        *(weight, prior, None, row_weight),
-    )
-    return loss(given, normalizer, options, scale)
+    group = group_of(linear_weight, keywords.get("process_group"), of_weight=True)
+    with together(group, hidden):
+        try:
+            options = LinearOptions(logit_scale=number, **keywords)
+        except TypeError:
+            check_names(linear_label_smoothing_loss, hidden, linear_weight, target, **keywords)
+            raise
+        check_prior(prior, options)
+        given = LinearInputs(
+            *(hidden, linear_weight, linear_bias, *classes_and_probs(target)),
+            *(weight, prior, None, row_weight),
+        )
+        return loss(given, normalizer, options, scale)
 
 
 def loss(
@@ -88,16 +96,36 @@ def loss(
 ) -> Result:
     """`linear_label_smoothing_loss` of tensors as they were given, its options made; hidden states
     and bias are multiplied by the scale before."""
+    if is_dtensor(given.linear_weight):
+        from ._mesh.calls import loss_of_projection
+
+        result: Result = loss_of_projection(_loss, given, normalizer, options, scale)
+        return result
+    with together(options.process_group, given.hidden):
+        return _loss(given, normalizer, options, scale)
+
+
+def _loss(
+    given: LinearInputs,
+    normalizer: Tensor | float | None,
+    options: LinearOptions,
+    scale: Tensor | None,
+    denominator: Denominator | None = None,
+) -> Result:
     hidden, linear_weight, linear_bias, target, probs, *_, row_weight = given
-    check_linear(hidden, linear_weight, linear_bias)
+    check_linear(hidden, linear_weight, linear_bias, options)
+    options = resolved(options, linear_weight.shape[0])
     dtype = _projection_dtype(given)
     shape = hidden.shape[:-1]
     _check_rows(given, shape)
     if scale is not None:
         check_logit_scale(scale, hidden)
-        hidden = scaled(hidden, scale)
+        of_rank = scale
+        if options.process_group is not None:
+            of_rank = summed_in_backward(scale, str(options.process_group))
+        hidden = scaled(hidden, of_rank if options.partial_hidden_grad else scale)
         if linear_bias is not None:
-            linear_bias = scaled_but_masks(linear_bias, scale, options)
+            linear_bias = scaled_but_masks(linear_bias, of_rank, options)
     rows = hidden.flatten(0, -2) if hidden.dim() > 1 else hidden.unsqueeze(0)
     inputs = given._replace(
         hidden=rows,
@@ -111,6 +139,8 @@ def loss(
     inputs = inputs._replace(
         target=widened(inputs.target), normalizer=as_tensor(normalizer, from_rows.logits)
     )
+    if denominator is not None:
+        inputs = inputs._replace(normalizer=denominator(from_logits(inputs, dtype), options))
     made, row_stats, predicted = linear.apply(inputs, options, dtype)
     result = made.view(shape) if options.reduction == "none" else made
     if not options.return_stats:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from . import functional, linear
+from ._backends.exchange import together
+from ._backends.ranks import share_of
 from ._buffers import Float32Buffers
-from ._call.checks import check_class_vector, check_prior
+from ._call.checks import check_class_vector, check_gathered, check_prior
 from ._call.declare import check_names, initialiser_of
 from ._call.problem import (
     CommonOptions,
@@ -35,7 +37,6 @@ class _LossModule(Float32Buffers):
     options: Any  # of that class
     weight: Tensor | None
     prior: Tensor | None
-    num_classes: int | None = None  # where it is known
 
     def __init__(self, options: CommonOptions) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class _LossModule(Float32Buffers):
 
     def _checked(self, name: str, vector: Tensor | None) -> Tensor | None:
         if vector is not None:
-            check_class_vector(name, vector, self.num_classes)
+            check_class_vector(name, vector, self.options.num_classes)
         if name == "prior":
             check_prior(vector, self.options)
         return vector
@@ -90,6 +91,18 @@ def _is_its_weight(linear: nn.Module) -> bool:
         and "forward" not in linear.__dict__
         and ("weight" in linear._parameters or is_parametrized(linear, "weight"))
     )
+
+
+def _draw_unlike(linear: nn.Linear, class_offset: int) -> None:
+    """As nn.Linear draws its parameters, but each rank draws others, and all go on with the same
+    numbers of torch's own generator."""
+    seed = int(torch.randint(1 << 62, (), device="cpu")) + class_offset
+    if linear.weight.is_meta:
+        return
+    generator = torch.Generator(linear.weight.device).manual_seed(seed)
+    bound = max(1, linear.in_features) ** -0.5
+    for parameter in linear.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator)
 
 
 def _option(name: str) -> property:
@@ -151,12 +164,22 @@ class FusedLabelSmoothingLoss(_OfLogits):
             :math:`x = k \tanh(s x_0 / k)`, or :math:`s x_0` without softcap.
         inplace: the gradient may overwrite the logits' storage. After the call the logits' values
             are gone; autograd raises where another operation still needs them, or lets NaN through
-            where it cannot look (a GPU, compiled code). Where they are a part of a tensor, saved
-            through hooks (a checkpoint), or wanted again (``retain_graph``, torch.func), the
-            gradient is a fresh one all the same; the documentation's page on options has the list.
+            where it cannot look (a GPU, compiled code). Where they are a DTensor, a part of a
+            tensor, saved through hooks (a checkpoint), or wanted again (``retain_graph``,
+            torch.func), the gradient is a fresh one all the same; the documentation's page on
+            options has the list.
         return_stats: also return :class:`labelsmooth.LossStats`.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"eager"``, which is plain
             torch operations.
+        process_group: a group of torch.distributed, or its name, over whose ranks the classes lie,
+            in rank order: the logits' columns are those of this rank, and so are class
+            probabilities. Rows, all other targets, weight and prior (of all classes), normalizer
+            and row_weight are the same on all ranks; so then is the loss. Forward takes one
+            all-gather of a few numbers a row, backward none. The module keeps the name.
+        class_offset: the first class of this rank, beside num_classes. Default: that of equal
+            parts, padded or not, or of parts as torch.chunk makes them.
+        num_classes: C, the classes of all ranks; columns from there on are padding, without mass
+            or gradient, with a process_group and without one. Default: all columns of all ranks.
 
     All of them are attributes, which may be set between calls; what is set is checked as here. A
     number may also be a NumPy scalar or a 0-d tensor, whose value is taken; one that requires grad
@@ -174,11 +197,21 @@ class FusedLabelSmoothingLoss(_OfLogits):
         (N, K, d1, ...). The loss is a scalar, or for ``"none"`` has the shape of a class-index
         target; so has row_weight. The loss's dtype is float32, or float64 for float64 logits.
 
+        The logits may be a DTensor, of which one mesh dimension may shard the classes
+        (``Shard(1)``, uneven and empty shards too) and others rows. Then target and row_weight are
+        DTensors with the same placements, ``Replicate()`` where the classes are sharded and they
+        have none; or plain tensors, which are the same on all ranks, where that leaves nothing
+        sharded. weight, prior and normalizer are plain or replicated. What comes back is a DTensor:
+        of the rows' placements, or a scalar that is ``Partial()`` where rows are sharded. "mean" is
+        that of all rows of the mesh.
+
     Raises:
-        TypeError: an argument of another type or dtype; a nested or sparse tensor; a DTensor, whose
-            ``to_local()`` is wanted; a number that requires grad.
+        TypeError: an argument of another type or dtype; a nested or sparse tensor; a DTensor where
+            the logits are none; a number that requires grad; beside a DTensor or process_group, any
+            tensor but logits and logit_scale that does.
         ValueError: an option outside of its range, or without a meaning beside another one or for
-            the given target; shapes that do not fit, other devices.
+            the given target; shapes that do not fit, other devices; placements that do not fit;
+            process_group or class_offset beside a DTensor.
         IndexError: on the CPU, a target that is no class and not ignore_index; nothing is written.
             On a GPU such a row's loss and gradient are NaN, without a synchronisation, and it does
             not count in the mean's denominator; ``LABELSMOOTH_CHECK=1`` in the environment makes it
@@ -188,9 +221,9 @@ class FusedLabelSmoothingLoss(_OfLogits):
 
     Gradients of weight, prior, probabilities, normalizer and row weights, second derivatives, and
     forward mode are taken of the eager formulas; loss and gradient of the logits stay the kernel's.
-    ``torch.compile`` traces the loss without a graph break, ``torch.vmap`` runs one kernel over all
-    samples. A logit of +inf has no honest loss: it is NaN, or +inf where the target's is finite and
-    there is no smoothing, and the gradient at that logit is NaN.
+    ``torch.compile`` traces the loss without a graph break (but at a DTensor), ``torch.vmap`` runs
+    one kernel over all samples. A logit of +inf has no honest loss: it is NaN, or +inf where the
+    target's is finite and there is no smoothing, and the gradient at that logit is NaN.
 
     Sources: label smoothing, Szegedy et al. 2016, arXiv:1512.00567; its KL form, Pereyra et al.
     2017, arXiv:1701.06548; when it helps, Mueller et al. 2019, arXiv:1906.02629; the online
@@ -226,9 +259,10 @@ class FusedLabelSmoothingLoss(_OfLogits):
         """The loss. ``row_weight``, one real number a row, multiplies each row's loss; "mean" then
         divides by the sum of both weights' products. A row of weight 0 counts nothing, whatever it
         holds. ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
-        vectors = self.in_float32("weight"), self.in_float32("prior")
-        given = Inputs(logits, *classes_and_probs(target), *vectors, None, row_weight)
-        return functional.loss(given, normalizer, self.options)
+        with together(functional.group_of(logits, self.process_group), logits):
+            vectors = self.in_float32("weight"), self.in_float32("prior")
+            given = Inputs(logits, *classes_and_probs(target), *vectors, None, row_weight)
+            return functional.loss(given, normalizer, self.options)
 
 
 class FusedLinearLabelSmoothingLoss(_OfHidden):
@@ -253,6 +287,12 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
             row, with the projection done once more: nothing of the weight's size is kept between
             forward and backward. Default: False, in forward. ``reduction="none"`` and
             ``torch.compile`` always recompute.
+        process_group: as there. ``linear`` then has this rank's classes: ceil(C / ranks), on the
+            last ranks fewer or none.
+        class_offset: as there, where ``linear`` is to begin. Default: rank times ceil(C / ranks).
+        partial_hidden_grad: with a process_group, the gradient of the hidden states is that of this
+            rank's classes, for a caller who sums it. Default: False, summed over the ranks in
+            float32, by an all-reduce where it is made.
 
     All arguments of :class:`FusedLabelSmoothingLoss` but ``inplace`` and ``from_log_probs`` are
     taken too, with the same meaning and defaults.
@@ -265,13 +305,20 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         float64 for float64. Under autocast the projection is done in autocast's dtype, as in
         :func:`torch.nn.functional.linear`; gradients have the dtypes of what they belong to.
 
+        The parameters of ``linear`` may be DTensors, as
+        ``parallelize_module(model, mesh, {"loss.linear": ColwiseParallel()})`` makes them: of
+        placements ``Shard(0)`` on at most one mesh dimension, ``Replicate()`` on others. hidden is
+        then a plain tensor, the same on all ranks of that mesh, or a DTensor whose rows may be
+        sharded over the other dimensions; all else is as for logits in a DTensor.
+
     Raises:
         TypeError: as :class:`FusedLabelSmoothingLoss`, and where hidden states, weight and bias
-            differ in dtype outside of autocast, or the weight is a DTensor: FSDP2's
-            ``fully_shard`` goes to this module or one around it, whose hooks then gather the
-            weight, not to ``linear``. Or where ``linear`` was replaced by what computes more than
-            its weight says, as adapters do.
-        ValueError: as there, and for a weight that is empty, as ZeRO-3 leaves one.
+            differ in dtype outside of autocast, or the weight is a DTensor in other parts than
+            classes: FSDP2's ``fully_shard`` goes to this module or one around it, whose hooks then
+            gather the weight, not to ``linear``. Or where ``linear`` was replaced by what computes
+            more than its weight says, as adapters do.
+        ValueError: as there, and for a weight that is empty, as ZeRO-3 leaves one; and where ranks
+            that hold its classes are called with other targets or numbers of rows.
         IndexError: as there; the row is that of the batch.
 
     Only those gradients are made that something requires: with a frozen projection nothing of its
@@ -301,13 +348,21 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         **keywords: Any,
     ) -> None:
         try:
-            options = LinearOptions(**keywords)
+            options = LinearOptions(num_classes=num_classes, **keywords)
         except TypeError:
             check_names(FusedLinearLabelSmoothingLoss, in_features, num_classes, **keywords)
             raise
         super().__init__(options)
-        self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
-        self.num_classes = num_classes
+        device = torch.get_default_device() if device is None else device
+        made = {"bias": bias, "device": device, "dtype": dtype}
+        if self.process_group is None:
+            self.linear = nn.Linear(in_features, num_classes, **made)
+        else:
+            self.class_offset, classes = share_of(options)
+            self.linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+                nn.Linear, in_features, classes, **made
+            )
+            _draw_unlike(self.linear, self.class_offset)
         self.weight, self.prior = weight, prior
 
     def forward(
@@ -321,13 +376,16 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         """The loss. ``row_weight``, one real number a row, multiplies each row's loss; "mean" then
         divides by the sum of both weights' products. A row of weight 0 counts nothing, whatever it
         holds. ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
-        if not _is_its_weight(self.linear):
-            raise TypeError(
-                "linear: expected a torch.nn.Linear, whose weight is all there is to it, got "
-                f"{described(self.linear)}, whose forward or hooks would not be called"
+        weight, group = getattr(self.linear, "weight", None), self.process_group
+        with together(functional.group_of(weight, group, of_weight=True), hidden):
+            if not _is_its_weight(self.linear):
+                raise TypeError(
+                    "linear: expected a torch.nn.Linear, whose weight is all there is to it, got "
+                    f"{described(self.linear)}, whose forward or hooks would not be called"
+                )
+            check_gathered(self.linear)
+            inputs = LinearInputs(
+                *(hidden, self.linear.weight, self.linear.bias, *classes_and_probs(target)),
+                *(self.in_float32("weight"), self.in_float32("prior"), None, row_weight),
             )
-        inputs = LinearInputs(
-            *(hidden, self.linear.weight, self.linear.bias, *classes_and_probs(target)),
-            *(self.in_float32("weight"), self.in_float32("prior"), None, row_weight),
-        )
-        return linear.loss(inputs, normalizer, self.options)
+            return linear.loss(inputs, normalizer, self.options)

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from torch import Tensor
 import labelsmooth
 from labelsmooth._backends import eager
 from labelsmooth._backends.native import REDUCTIONS, SMOOTH_OVER, can_read_once
-from labelsmooth._call.problem import Inputs, Options, Outputs
+from labelsmooth._backends.parts import field_count, has
+from labelsmooth._call.problem import Inputs, Options, Outputs, class_range
 
 CSRC = ROOT / "csrc"
 SHIM = ROOT / "tests" / "cpp" / "cuda_launchers.cpp"
@@ -72,7 +74,7 @@ class LossProblem(ctypes.Structure):
 
     _fields_ = [
         ("dtype", ctypes.c_int),
-        *_fields(ctypes.c_int64, "rows", "classes", "inner"),
+        *_fields(ctypes.c_int64, "rows", "classes", "inner", "class_offset", "all_classes"),
         *_fields(_Matrix, "logits", "grad_logits"),
         ("target", ctypes.c_void_p),
         ("target_classes", ctypes.c_int64),
@@ -86,8 +88,10 @@ class LossProblem(ctypes.Structure):
         ("options", _LossOptions),
         ("grad_loss", ctypes.c_void_p),
         ("grad_loss_stride", ctypes.c_int64),
-        *_fields(ctypes.c_void_p, "denominator", "loss"),
-        *_fields(ctypes.c_void_p, "row_shift", "row_sum_exp", "row_mass", "row_beta"),
+        *_fields(ctypes.c_void_p, "denominator", "parts", "ranks_parts"),
+        *_fields(ctypes.c_int64, "ranks", "rank_stride"),
+        ("with_stats", ctypes.c_bool),
+        *_fields(ctypes.c_void_p, "loss", "row_shift", "row_sum_exp", "row_mass", "row_beta"),
         *_fields(ctypes.c_void_p, "lse", "nll", "predicted"),
     ]
 
@@ -158,13 +162,13 @@ def simulated_cuda(arch: int, **options: Any) -> SimulatedCuda:
 
 
 def kernel_of(report: Report) -> str:
-    """ "warp", "cluster", "sums", "finish", "gradient", "strided", "sum" or "scale"."""
+    """ "warp", "cluster", "sums", "finish", "gradient", "strided", "rank", "sum" or "scale"."""
     [name] = re.findall(r"\d([a-z]+)_kernel", report.kernel)
     return str(name)
 
 
 class SimulatedCuda:
-    """The pair of functions that labelsmooth._backends.native has, on one simulated GPU.
+    """The functions that labelsmooth._backends.native has, on one simulated GPU.
 
     `inputs` and `grad_logits` are those of the last call, whose traffic is in `reports`.
     """
@@ -186,28 +190,33 @@ class SimulatedCuda:
     def forward(self, inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
         if not can_read_once(inputs, options):
             return eager.forward(inputs, options, with_grad=with_grad)
-        logits, dtype = inputs.logits, loss_dtype(inputs.logits)
-        rows = logits[:, 0].shape
-        loss = torch.empty(rows, dtype=dtype)
-        row_stats = torch.empty(6 if options.return_stats else 4, loss.numel(), dtype=dtype)
-        predicted = torch.empty(rows if options.return_stats else 0, dtype=torch.int64)
         grad = torch.empty(0)
         if with_grad:
-            grad = logits if options.inplace else torch.empty_like(logits)
+            grad = inputs.logits if options.inplace else torch.empty_like(inputs.logits)
         self.inputs, self.grad_logits = inputs, grad
         call = _Call(self.gpu, inputs, options)
-        call.problem.loss = call.output(loss)
-        call.take_stats(row_stats, self.gpu.output)
-        if options.return_stats:
-            call.problem.predicted = call.output(predicted)
         if with_grad:
             call.write_gradient_to(grad)
-        if options.reduction == "none":
-            call.run(None)
-            return Outputs(loss, row_stats, predicted, grad)
-        reduced = torch.empty((), dtype=dtype)
-        call.run(reduced)
-        return Outputs(reduced, row_stats, predicted, grad)
+        return Outputs(*call.run_reduced("launch_run"), grad)
+
+    def partial(self, inputs: Inputs, options: Options) -> Tensor:
+        fields = field_count(*has(options))
+        parts = torch.empty(fields, _rows_of(inputs).numel(), dtype=loss_dtype(inputs.logits))
+        self.inputs, self.grad_logits = inputs, torch.empty(0)
+        call = _Call(self.gpu, inputs, replace(options, reduction="none"))
+        call.problem.parts = call.output(parts)
+        call.problem.with_stats = options.return_stats
+        call.run("launch_run", None)
+        return parts
+
+    def combine(
+        self, parts: Tensor, inputs: Inputs, options: Options
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self.inputs, self.grad_logits = inputs, torch.empty(0)
+        call = _Call(self.gpu, inputs, options)
+        call.problem.ranks_parts = call.input(parts)
+        call.problem.ranks, call.problem.rank_stride = parts.shape[0], parts.stride(0)
+        return call.run_reduced("launch_combine")
 
     def backward(
         self,
@@ -225,7 +234,7 @@ class SimulatedCuda:
         call.problem.grad_loss_stride = int(options.reduction == "none")
         call.take_stats(row_stats, self.gpu.tensor)
         call.write_gradient_to(grad)
-        call.run(None)
+        call.run("launch_run", None)
         return grad
 
     def scale(self, values: Tensor, factor: Tensor) -> None:
@@ -239,7 +248,8 @@ class _Call:
     """A LossProblem made of tensors, all of them known to the simulator."""
 
     def __init__(self, gpu: Gpu, inputs: Inputs, options: Options) -> None:
-        self.gpu, self.options, self.outputs = gpu, options, list[Tensor]()
+        self.gpu, self.inputs, self.options = gpu, inputs, options
+        self.outputs = list[Tensor]()
         gpu.tensor(inputs.logits)
         self.problem = problem_of(inputs, options)
         if inputs.target.is_floating_point():
@@ -253,7 +263,8 @@ class _Call:
         for name in ("weight", "prior", "row_weight"):
             if (vector := getattr(inputs, name)) is not None:
                 vector = vector.to(loss_dtype(inputs.logits)).contiguous()
-                setattr(self.problem, name, self.input(vector))
+                first = 0 if name == "row_weight" else self.problem.class_offset
+                setattr(self.problem, name, self.input(vector) + first * vector.itemsize)
         self.normalizer = inputs.normalizer if options.reduction == "mean" else None
 
     def input(self, tensor: Tensor) -> int:
@@ -276,7 +287,26 @@ class _Call:
             self.output(grad)
         self.problem.grad_logits = _Matrix.of(grad)
 
-    def run(self, reduced_loss: Tensor | None) -> None:
+    def run_reduced(self, launcher: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, row_stats and predicted."""
+        rows, dtype = _rows_of(self.inputs).shape, loss_dtype(self.inputs.logits)
+        with_stats = self.options.return_stats
+        loss = torch.empty(rows, dtype=dtype)
+        row_stats = torch.empty(6 if with_stats else 4, loss.numel(), dtype=dtype)
+        predicted = torch.empty(rows if with_stats else 0, dtype=torch.int64)
+        self.problem.loss = self.output(loss)
+        self.problem.with_stats = with_stats
+        self.take_stats(row_stats, self.output)
+        if with_stats:
+            self.problem.predicted = self.output(predicted)
+        if self.options.reduction == "none":
+            self.run(launcher, None)
+            return loss, row_stats, predicted
+        reduced = torch.empty((), dtype=dtype)
+        self.run(launcher, reduced)
+        return reduced, row_stats, predicted
+
+    def run(self, launcher: str, reduced_loss: Tensor | None) -> None:
         bytes_needed = ctypes.c_int64()
         problem, reduction = ctypes.byref(self.problem), REDUCTIONS[self.options.reduction]
         self.gpu.call("workspace_bytes", problem, ctypes.byref(bytes_needed))
@@ -285,7 +315,7 @@ class _Call:
         if reduced_loss is not None:
             self.output(reduced_loss)
         status = self.gpu.call(
-            "launch_run", problem, reduction, self.normalizer, reduced_loss, workspace
+            launcher, problem, reduction, self.normalizer, reduced_loss, workspace
         )
         assert status == 0, f"cudaError_t {status}"
         for output in self.outputs:
@@ -293,13 +323,22 @@ class _Call:
             assert not unwritten, "not all of an output is written"
 
 
+def _rows_of(inputs: Inputs) -> Tensor:
+    """A tensor of the shape of the rows."""
+    return inputs.logits[:, 0]
+
+
 def problem_of(inputs: Inputs, options: Options) -> LossProblem:
-    """Without the parts that a call allocates."""
+    """Without the memory that a call allocates."""
     logits, target = inputs.logits, inputs.target
+    classes = class_range(logits.shape[1], options)
     problem = LossProblem(
         dtype=DTYPES.index(logits.dtype),
-        rows=logits[:, 0].numel(),
-        classes=logits.shape[1],
+        rows=_rows_of(inputs).numel(),
+        classes=classes.count,
+        class_offset=classes.first,
+        all_classes=classes.all,
+        ranks=1,
         inner=logits.shape[2] if logits.dim() == 3 else 1,
         logits=_Matrix.of(logits),
         target_classes=1,

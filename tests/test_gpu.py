@@ -11,6 +11,7 @@ import pytest
 import torch
 from checks import check
 from conftest import GPU_BACKENDS
+from shards import InShards
 from torch import Tensor
 
 from labelsmooth import (
@@ -19,6 +20,8 @@ from labelsmooth import (
     label_smoothing_loss,
     linear_label_smoothing_loss,
 )
+from labelsmooth._backends.choose import choose_backend
+from labelsmooth._call.problem import Inputs, Options
 
 pytestmark = pytest.mark.gpu
 SMOOTHING = 0.1
@@ -226,6 +229,49 @@ def test_compiled_whole(backend: str) -> None:
     expected_loss, expected = step(logits, target, backend=backend)
     torch.testing.assert_close(loss.detach(), expected_loss)
     torch.testing.assert_close(grad, expected)
+
+
+class TestOverRanks:
+    """One GPU in the place of all: each rank's calls after the other's."""
+
+    CLASSES = 50257
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+    def test_values(
+        self, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logits, target = problem(5, self.CLASSES, dtype)
+        target[1] = -100
+        pair = SparseTarget.mix(target, target.flip(0), torch.rand(5, device="cuda"))
+        ranks = InShards(choose_backend(backend, logits.device))
+        monkeypatch.setattr("labelsmooth._backends.sharded.choose_backend", lambda *_: ranks)
+        options = {"label_smoothing": SMOOTHING, "backend": backend}
+        weight = torch.rand(self.CLASSES, device="cuda")
+        check(logits, target, **options, weight=weight, smooth_over="others")
+        check(logits, target, **options, objective="kl_div")
+        check(logits, target, **options, smooth_over="unmasked", reduction="none")
+        check(logits, logits.detach().float().softmax(1), **options)
+        check(logits, pair, **options, row_weight=torch.rand(5, device="cuda"))
+
+    def test_nothing_waits_for_the_gpu(self, backend: str) -> None:
+        logits, target = problem(33, self.CLASSES)
+        rank = choose_backend(backend, logits.device)
+        inputs = Inputs(logits.detach(), target, weight=torch.rand(4 * self.CLASSES, device="cuda"))
+        options = Options(
+            label_smoothing=SMOOTHING, class_offset=self.CLASSES, num_classes=4 * self.CLASSES
+        )
+
+        def steps() -> None:
+            part = rank.partial(inputs, options)
+            loss, row_stats, _ = rank.combine(torch.stack([part] * 4), inputs, options)
+            rank.backward(torch.ones_like(loss), row_stats, inputs, options, inplace=True)
+
+        steps()  # Triton's compiler may wait
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            steps()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 class TestFusedProjection:

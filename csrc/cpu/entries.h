@@ -1,4 +1,4 @@
-// The classes that a row's target names, each once.
+// The classes that a row's target names, each once: those of this part of the row.
 #pragma once
 
 #include "typed_problem.h"
@@ -31,10 +31,18 @@ class Entries {
   // Classes that come twice make one entry. places_ tells where a class is, if it has come: there
   // another row may have left anything, so the entry is asked whether it is that class's.
   void open(int64_t row) {
+    const LossProblem& untyped = problem_.untyped;
     count_ = 0;
-    for (int64_t k = 0; k < problem_.untyped.target_classes; ++k) {
-      const int64_t c = problem_.target_of(row, k);
-      if (c == problem_.untyped.ignore_index) continue;
+    ignored_ = true;
+    invalid_ = false;
+    for (int64_t k = 0; k < untyped.target_classes; ++k) {
+      const int64_t y = problem_.target_of(row, k);
+      if (y == untyped.ignore_index) continue;
+      const int64_t c = problem_.class_of(y);
+      invalid_ = invalid_ || y < 0 || y >= untyped.all_classes;
+      if (ignored_) named_ = c;
+      ignored_ = false;
+      if (!problem_.is_here(c)) continue;
       const T prob = problem_.target_prob_of(row, k);
       if (places_) {
         const int32_t place = places_[c];
@@ -49,6 +57,9 @@ class Entries {
     }
   }
 
+  bool ignored() const { return ignored_; }       // no class counts
+  bool invalid() const { return invalid_; }       // one is no class
+  int64_t first_named() const { return named_; }  // else the first one that does, of any part
   bool empty() const { return count_ == 0; }
   Entry<T>& first() const { return entries_[0]; }
   Entry<T>* begin() const { return entries_; }
@@ -61,6 +72,9 @@ class Entries {
   Entry<T>* entries_ = nullptr;
   int32_t* places_ = nullptr;
   int64_t count_ = 0;
+  int64_t named_ = 0;
+  bool ignored_ = true;
+  bool invalid_ = false;
 };
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

@@ -37,9 +37,10 @@ class RowKernel {
     for (int64_t row = begin; row < end; ++row) {
       open(row);
       read_ahead(row + 1 < end ? row + 1 : row);
-      const bool keep = problem_.loss && problem_.grad_logits.data && classes_ <= kept_classes;
+      const bool sums = makes_sums(problem_);
+      const bool keep = sums && problem_.grad_logits.data && classes_ <= kept_classes;
       row_.exps = keep ? exps_buffer_.get(classes_ + V::size) : nullptr;
-      if (problem_.loss) {
+      if (sums) {
         forward(row);
       } else {
         recall(row);
@@ -73,7 +74,7 @@ class RowKernel {
           });
     else
       entries_.open(row);
-    ignored_ = !dense && entries_.empty();
+    ignored_ = !dense && entries_.ignored();
     counts_ = !ignored_ && typed_.row_weight_of(row) != T(0);
   }
 
@@ -83,13 +84,13 @@ class RowKernel {
     const int64_t stride = problem_.logits.class_stride;
     if constexpr (!dense) {
       for (int64_t k = 0; k < problem_.target_classes; ++k)
-        __builtin_prefetch(next + clamped(typed_.target_of(row, k)) * stride);
+        __builtin_prefetch(next + clamped(typed_.class_of(typed_.target_of(row, k))) * stride);
     }
     read_ahead_ = stride == 1 && classes_ <= read_ahead_classes ? next : nullptr;
   }
 
-  // A class, whatever an ignored entry holds.
-  int64_t clamped(int64_t c) const { return c < 0 || c >= classes_ ? 0 : c; }
+  // A class of this part, whatever an entry holds.
+  int64_t clamped(int64_t c) const { return typed_.is_here(c) ? c : 0; }
 
   T given_logit(int64_t c) const { return load_one(row_.logits + c); }
   T logit(int64_t c) const { return row_.transform(V(given_logit(c))).lanes[0]; }
@@ -120,18 +121,21 @@ class RowKernel {
 
   void forward(int64_t row) {
     // A row that does not count is read only if its lse and argmax are wanted.
-    const bool unread = !counts_ && !problem_.predicted;
+    const bool unread = !counts_ && !problem_.with_stats;
+    if (problem_.parts && (unread || entries_.invalid()))
+      return save(row, entries_.invalid() ? invalid_part<T>() : empty_part<T>());
     sums_ = unread ? no_sums() : sums();
     const ClassSums<T> classes = row_.masks() ? sums_.classes : typed_.sums;
     terms_ = row_terms(prior_of_target(), classes, typed_.options);
     open_entries();
+    if (problem_.parts) return save(row, part(classes));
     terms_.mass += tau();
     typed_.at(problem_.row_shift, row) = sums_.stats.shift;
     typed_.at(problem_.row_sum_exp, row) = sums_.stats.sum_exp;
     typed_.at(problem_.row_mass, row) = terms_.mass;
     typed_.at(problem_.row_beta, row) = terms_.beta;
     typed_.at(problem_.loss, row) = counts_ ? typed_.row_weight_of(row) * loss(classes) : T(0);
-    if (problem_.predicted) {
+    if (problem_.with_stats) {
       typed_.at(problem_.lse, row) = log_sum_exp(sums_.stats, typed_.options);
       typed_.at(problem_.nll, row) = ignored_ ? T(0) : nll();
       problem_.predicted[row] = argmax();
@@ -147,9 +151,30 @@ class RowKernel {
     open_entries();
   }
 
+  void save(int64_t row, const RowPart<T>& part) const {
+    store_part(static_cast<T*>(problem_.parts) + row, problem_.rows, part, typed_.options,
+               problem_.with_stats);
+  }
+
+  RowPart<T> part(const ClassSums<T>& classes) const {
+    const RowStats<T>& stats = sums_.stats;
+    const Dots dots = this->dots();
+    RowPart<T> part = row_part({stats.shift, stats.sum_exp, dots.spread}, terms_, classes,
+                               dots.target, tau(), stats.shift, typed_.options);
+    if (typed_.options.kl_div) part.entropy = entropy(classes);
+    if (problem_.with_stats) {
+      const int64_t first = argmax();
+      part.largest = logit(first);
+      part.predicted = static_cast<T>(problem_.class_offset + first);
+      part.prob = sum_over_target([](T prob, T) { return prob; });
+      part.prob_dot = -nll_from(finite_or_zero(part.shift), T(0));
+    }
+    return part;
+  }
+
   // u_y, where the target is one class.
   T prior_of_target() const {
-    return entries_.empty() ? T(0) : typed_.prior_of(entries_.first().target);
+    return dense || ignored_ ? T(0) : typed_.prior_of(entries_.first_named());
   }
 
   TargetTerms<T> terms_of_class(int64_t c, T prob) const {
@@ -172,18 +197,27 @@ class RowKernel {
     return sum;
   }
 
-  T loss(const ClassSums<T>& classes) const {
-    RowStats<T> stats = sums_.stats;
-    T target_dot = dense ? weighted(terms_.kappa, sums_.target_dot) : T(0);
+  // Sums of v_c (x_c - shift) and tau_c (x_c - shift).
+  struct Dots {
+    T spread, target;
+  };
+  Dots dots() const {
+    Dots dots = {sums_.stats.spread_dot, dense ? weighted(terms_.kappa, sums_.target_dot) : T(0)};
     for (const Entry<T>& entry : entries_) {
       const bool infinite = !problem_.sparse_probs && entry.logit - entry.logit != T(0);
-      if (infinite && entry.terms.coef == T(0)) stats.spread_dot = spread_dot_without(entry.target);
-      target_dot += infinite ? weighted(entry.terms.coef, entry.logit)
-                             : weighted(entry.terms.tau, entry.logit - stats.shift);
+      if (infinite && entry.terms.coef == T(0)) dots.spread = spread_dot_without(entry.target);
+      dots.target += infinite ? weighted(entry.terms.coef, entry.logit)
+                              : weighted(entry.terms.tau, entry.logit - sums_.stats.shift);
     }
-    const T loss = row_loss(stats, terms_, target_dot, stats.shift, typed_.options);
-    if (!typed_.options.kl_div) return loss;
-    return loss + smoothing_entropy(terms_, classes) + entropy();
+    return dots;
+  }
+
+  T loss(const ClassSums<T>& classes) const {
+    RowStats<T> stats = sums_.stats;
+    const Dots dots = this->dots();
+    stats.spread_dot = dots.spread;
+    const T loss = row_loss(stats, terms_, dots.target, stats.shift, typed_.options);
+    return typed_.options.kl_div ? loss + entropy(classes) : loss;
   }
 
   T spread_dot_without(int64_t target) const {
@@ -197,22 +231,31 @@ class RowKernel {
 
   T prob_of(int64_t c) const { return row_.probs_at(c, 1).lanes[0]; }
 
-  T entropy() const {
+  T entropy(const ClassSums<T>& classes) const {
     double sum = 0;  // serial: float32 would lose digits with the classes
     for (const Entry<T>& entry : entries_) sum += target_entropy(entry.terms);
     if constexpr (dense)
       for (int64_t c = 0; c < classes_; ++c) sum += target_entropy(terms_of_class(c, prob_of(c)));
+    return smoothing_entropy(terms_, classes) + static_cast<T>(sum);
+  }
+
+  // The sum of term(t_c, x_c).
+  template <class Term>
+  T sum_over_target(const Term& term) const {
+    double sum = 0;  // serial: float32 would lose digits with the classes
+    for (const Entry<T>& entry : entries_) sum += term(entry.prob, entry.logit);
+    if constexpr (dense)
+      for (int64_t c = 0; c < classes_; ++c) sum += term(prob_of(c), logit(c));
     return static_cast<T>(sum);
   }
 
   T nll() const {
     const T shift = sums_.stats.shift;
-    const T lse = log_sum_exp_from(shift, sums_.stats, typed_.options);
-    double sum = 0;  // serial: float32 would lose digits with the classes
-    for (const Entry<T>& entry : entries_) sum += soft_nll(entry.prob, lse, entry.logit - shift);
-    if constexpr (dense)
-      for (int64_t c = 0; c < classes_; ++c) sum += soft_nll(prob_of(c), lse, logit(c) - shift);
-    return static_cast<T>(sum);
+    return nll_from(shift, log_sum_exp_from(shift, sums_.stats, typed_.options));
+  }
+  // From an lse that is taken to the same point.
+  T nll_from(T point, T lse) const {
+    return sum_over_target([=](T prob, T x) { return soft_nll(prob, lse, x - point); });
   }
 
   // The first largest logit, or the first NaN.

@@ -87,8 +87,9 @@ class Tile {
     std::memset(probs, 0, static_cast<size_t>(columns * V::size * classes_) * sizeof(T));
     for (int64_t k = 0; k < problem_.target_classes; ++k)
       for (int64_t i = 0; i < count; ++i) {
-        const int64_t c = typed_.target_of(row + i, k);
-        if (c != problem_.ignore_index) probs[place_of(i, c)] += typed_.target_prob_of(row + i, k);
+        const int64_t y = typed_.target_of(row + i, k), c = typed_.class_of(y);
+        if (y != problem_.ignore_index && typed_.is_here(c))
+          probs[place_of(i, c)] += typed_.target_prob_of(row + i, k);
       }
   }
 

@@ -40,14 +40,14 @@ class TypedProblem {
         weight(static_cast<const T*>(problem.weight)),
         prior(static_cast<const T*>(problem.prior)),
         row_weight(static_cast<const T*>(problem.row_weight)),
-        uniform(T(1) / static_cast<T>(problem.classes)),
+        uniform(T(1) / static_cast<T>(problem.all_classes)),
         sums{T(problem.class_sums.coef), T(problem.class_sums.coef_log), T(1)},
-        options{T(problem.options.label_smoothing), T(problem.options.lse_square_scale),
-                T(problem.options.logit_scale),     T(problem.options.softcap),
-                T(problem.options.lowest),          problem.options.smooth_over,
-                problem.options.weight_over_target, problem.options.kl_div,
-                problem.options.from_log_probs},
+        options(typed_options<T>(problem.options)),
         transformed(problem.options.logit_scale != 1 || problem.options.softcap > 0) {}
+
+  // Classes are counted from this part's first on: those that targets name may be in other parts.
+  int64_t class_of(int64_t y) const { return y - untyped.class_offset; }
+  bool is_here(int64_t c) const { return c >= 0 && c < classes; }
 
   T prior_of(int64_t c) const { return prior ? prior[c] : uniform; }
   T weight_of(int64_t c) const { return weight ? weight[c] : T(1); }
@@ -56,7 +56,7 @@ class TypedProblem {
   T row_weight_of(int64_t row) const { return row_weight ? row_weight[row] : T(1); }
   T& at(void* rows, int64_t row) const { return static_cast<T*>(rows)[row]; }
 
-  // The k-th class of a row's target, of which nothing is asked if it is ignored; and its t_c.
+  // What the k-th class of a row's target is called, and its t_c.
   int64_t target_of(int64_t row, int64_t k) const {
     return untyped.target[entry_of(untyped, row, k)];
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "launch_rows.cuh"
+#include "rank_kernel.cuh"
 #include "sums.cuh"
 
 namespace labelsmooth::cuda {
@@ -59,7 +60,9 @@ struct Workspace {
 
   Workspace(const LossProblem& problem, const Plan& plan, void* memory) {
     const bool wide = problem.dtype == DType::float64;
-    const bool in_parts = plan.kernel == Kernel::parts && problem.loss;
+    const bool combines = problem.ranks_parts;
+    const bool has_coefs = !combines && !spreads_evenly(problem);
+    const bool in_parts = !combines && plan.kernel == Kernel::parts && makes_sums(problem);
     const int64_t part = wide ? sums_bytes<double>(problem) : sums_bytes<float>(problem);
     bytes = 0;
     const auto take = [&](int64_t size) -> void* {
@@ -70,7 +73,7 @@ struct Workspace {
     class_sums = static_cast<ClassSums<double>*>(take(sizeof *class_sums));
     denominator = static_cast<double*>(take(sizeof *denominator));
     partial_sums = static_cast<Pair*>(take(max_partial_sums * sizeof *partial_sums));
-    class_coef = take(spreads_evenly(problem) ? 0 : problem.classes * (wide ? 8 : 4));
+    class_coef = take(has_coefs ? problem.classes * (wide ? 8 : 4) : 0);
     part_sums = take(in_parts ? problem.rows * plan.parts * part : 0);
   }
 };
@@ -91,28 +94,44 @@ cudaError_t sum(const Values& values, int64_t count, Pair* partial_sums, cudaStr
 }
 
 template <class T>
-cudaError_t prepare(const LossProblem& problem, Reduction reduction, const void* normalizer,
-                    const Workspace& workspace, cudaStream_t stream, Prepared& prepared) {
-  prepared.part_sums = workspace.part_sums;
-  if (!spreads_evenly(problem)) {
-    const ClassCoefs<T> coefs = {
-        static_cast<const T*>(problem.weight),  static_cast<const T*>(problem.prior),
-        T(1) / static_cast<T>(problem.classes), typed_options<T>(problem.options),
-        static_cast<T*>(workspace.class_coef),  workspace.class_sums};
-    prepared.class_coef = workspace.class_coef;
-    prepared.class_sums = workspace.class_sums;
-    if (const cudaError_t error = sum(coefs, problem.classes, workspace.partial_sums, stream))
-      return error;
-  }
+cudaError_t make_class_coef(const LossProblem& problem, const Workspace& workspace,
+                            cudaStream_t stream, Prepared& prepared) {
+  if (spreads_evenly(problem)) return cudaSuccess;
+  const ClassCoefs<T> coefs = {
+      static_cast<const T*>(problem.weight),      static_cast<const T*>(problem.prior),
+      T(1) / static_cast<T>(problem.all_classes), typed_options<T>(problem.options),
+      static_cast<T*>(workspace.class_coef),      workspace.class_sums};
+  prepared.class_coef = workspace.class_coef;
+  prepared.class_sums = workspace.class_sums;
+  return sum(coefs, problem.classes, workspace.partial_sums, stream);
+}
+
+template <class T>
+cudaError_t make_denominator(const LossProblem& problem, Reduction reduction,
+                             const void* normalizer, const Workspace& workspace,
+                             cudaStream_t stream, Prepared& prepared) {
   if (reduction != Reduction::mean) return cudaSuccess;
   prepared.denominator = normalizer ? normalizer : workspace.denominator;
   if (normalizer) return cudaSuccess;
-  const bool one_class = problem.target && !problem.sparse_probs;
+  const bool by_class = problem.target && !problem.sparse_probs && problem.weight;
   const TargetWeights<T> weights = {
-      target_classes(problem), one_class ? static_cast<const T*>(problem.weight) : nullptr,
+      target_classes(problem),
+      by_class ? static_cast<const T*>(problem.weight) - problem.class_offset : nullptr,
       static_cast<const T*>(problem.row_weight), reinterpret_cast<T*>(workspace.denominator)};
   return sum(weights, problem.rows, workspace.partial_sums, stream);
 }
+
+template <class T>
+cudaError_t reduce_loss(const LossProblem& problem, const Prepared& prepared, void* reduced_loss,
+                        const Workspace& workspace, cudaStream_t stream) {
+  if (!reduced_loss) return cudaSuccess;
+  const RowLosses<T> losses = {static_cast<const T*>(problem.loss),
+                               static_cast<const T*>(prepared.denominator),
+                               static_cast<T*>(reduced_loss)};
+  return sum(losses, problem.rows, workspace.partial_sums, stream);
+}
+
+// ---- calls --------------------------------------------------------------------------------------
 
 cudaError_t launch_rows_of_dtype(const LossProblem& problem, const Plan& plan,
                                  const Prepared& prepared, cudaStream_t stream) {
@@ -132,15 +151,37 @@ cudaError_t run_accumulating(const LossProblem& problem, Reduction reduction,
   const Plan plan = make_plan(problem, current_device());
   const Workspace workspace(problem, plan, memory);
   Prepared prepared = {};
+  prepared.part_sums = workspace.part_sums;
+  if (const cudaError_t error = make_class_coef<T>(problem, workspace, stream, prepared))
+    return error;
   if (const cudaError_t error =
-          prepare<T>(problem, reduction, normalizer, workspace, stream, prepared))
+          make_denominator<T>(problem, reduction, normalizer, workspace, stream, prepared))
     return error;
   if (const cudaError_t error = launch_rows_of_dtype(problem, plan, prepared, stream)) return error;
-  if (!reduced_loss) return cudaSuccess;
-  const RowLosses<T> losses = {static_cast<const T*>(problem.loss),
-                               static_cast<const T*>(prepared.denominator),
-                               static_cast<T*>(reduced_loss)};
-  return sum(losses, problem.rows, workspace.partial_sums, stream);
+  return reduce_loss<T>(problem, prepared, reduced_loss, workspace, stream);
+}
+
+template <class T>
+cudaError_t launch_ranks(const LossProblem& problem, cudaStream_t stream) {
+  if (problem.rows == 0) return cudaSuccess;
+  const Grid grid = {(problem.rows + rank_kernel_threads - 1) / rank_kernel_threads,
+                     rank_kernel_threads};
+  return launch(rank_kernel<T>, grid, stream,
+                RankRows<T>(problem, typed_options<T>(problem.options)), target_classes(problem),
+                problem.rows);
+}
+
+template <class T>
+cudaError_t combine_accumulating(const LossProblem& problem, Reduction reduction,
+                                 const void* normalizer, void* reduced_loss, void* memory,
+                                 cudaStream_t stream) {
+  const Workspace workspace(problem, Plan(), memory);
+  Prepared prepared = {};
+  if (const cudaError_t error =
+          make_denominator<T>(problem, reduction, normalizer, workspace, stream, prepared))
+    return error;
+  if (const cudaError_t error = launch_ranks<T>(problem, stream)) return error;
+  return reduce_loss<T>(problem, prepared, reduced_loss, workspace, stream);
 }
 
 template <class Element>
@@ -170,6 +211,14 @@ int run(const LossProblem& problem, Reduction reduction, const void* normalizer,
       problem.dtype == DType::float64 ? run_accumulating<double> : run_accumulating<float>;
   return run(problem, reduction, normalizer, reduced_loss, workspace,
              static_cast<cudaStream_t>(stream));
+}
+
+int combine(const LossProblem& problem, Reduction reduction, const void* normalizer,
+            void* reduced_loss, void* workspace, void* stream) {
+  const auto combine =
+      problem.dtype == DType::float64 ? combine_accumulating<double> : combine_accumulating<float>;
+  return combine(problem, reduction, normalizer, reduced_loss, workspace,
+                 static_cast<cudaStream_t>(stream));
 }
 
 int scale(DType dtype, void* values, int64_t count, const void* factor, void* stream) {

@@ -11,21 +11,14 @@ namespace labelsmooth::cuda {
 // What run() made for the kernels, on the device.
 struct Prepared {
   const void* class_coef;               // nullptr: 1/C
-  const ClassSums<double>* class_sums;  // nullptr: 1 and -log C
+  const ClassSums<double>* class_sums;  // nullptr: those of the uniform prior
   const void* denominator;              // nullptr: 1
   void* part_sums;                      // plan.parts RowSums a row
 };
 
-template <class T>
-LossOptions<T> typed_options(const LossOptions<double>& o) {
-  return {T(o.label_smoothing), T(o.lse_square_scale), T(o.logit_scale),     T(o.softcap),
-          T(o.lowest),          o.smooth_over,         o.weight_over_target, o.kl_div,
-          o.from_log_probs};
-}
-
 inline TargetClasses target_classes(const LossProblem& problem) {
   return {problem.target, problem.target_classes, problem.inner, problem.ignore_index,
-          problem.classes};
+          problem.all_classes};
 }
 
 template <class Element>
@@ -35,6 +28,7 @@ Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   typed.rows = problem.rows;
   typed.classes = problem.classes;
   typed.inner = problem.inner;
+  typed.class_offset = problem.class_offset;
   typed.logits = problem.logits;
   typed.grad_logits = problem.grad_logits;
   typed.target_probs = problem.target_probs;
@@ -47,12 +41,15 @@ Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   typed.prior = static_cast<const T*>(problem.prior);
   typed.class_coef = static_cast<const T*>(prepared.class_coef);
   typed.class_sums = prepared.class_sums;
-  typed.uniform = T(1) / static_cast<T>(problem.classes);
+  typed.uniform = T(1) / static_cast<T>(problem.all_classes);
+  typed.share = static_cast<T>(problem.classes) / static_cast<T>(problem.all_classes);
   typed.options = typed_options<T>(problem.options);
   typed.transformed = problem.options.logit_scale != 1 || problem.options.softcap > 0;
   typed.grad_loss = static_cast<const T*>(problem.grad_loss);
   typed.grad_loss_stride = problem.grad_loss_stride;
   typed.denominator = static_cast<const T*>(prepared.denominator);
+  typed.parts = static_cast<T*>(problem.parts);
+  typed.with_stats = problem.with_stats;
   typed.loss = static_cast<T*>(problem.loss);
   typed.row_shift = static_cast<T*>(problem.row_shift);
   typed.row_sum_exp = static_cast<T*>(problem.row_sum_exp);
@@ -125,7 +122,7 @@ class RowLauncher {
   }
 
   cudaError_t launch_parts() const {
-    if (problem_.loss) {
+    if (problem_.parts || problem_.loss) {
       const auto sum_up = sums_kernel<Element, soft>;
       const cudaError_t error = in_grids(1, plan_.parts, [&](int64_t first, int64_t blocks) {
         const Grid grid = {blocks, part_kernel_threads};

@@ -96,7 +96,8 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device) {
   }
 
   const int64_t chunks = chunks_of(problem);
-  if (chunks <= warp_chunks + 1) {
+  // All rows would pay for what parts add to the kernel of short ones: its loops get slower.
+  if (chunks <= warp_chunks + 1 && !problem.parts) {
     plan.kernel = Kernel::warp;
     plan.lanes = 4;
     while (plan.lanes < 32 && plan.lanes < chunks) plan.lanes *= 2;

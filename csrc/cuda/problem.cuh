@@ -8,38 +8,42 @@ namespace labelsmooth::cuda {
 
 // What the classes of a row's target make of the row.
 struct Standing {
-  int64_t first = -1;    // the first class that counts
+  int64_t first = -1;    // the first class that counts, of all
   bool ignored = true;   // no class counts
   bool invalid = false;  // one is no class
 
-  __device__ void see(int64_t c, int64_t ignore_index, int64_t classes) {
-    if (c == ignore_index) return;
+  __device__ void see(int64_t y, int64_t ignore_index, int64_t all_classes) {
+    if (y == ignore_index) return;
     ignored = false;
-    invalid = invalid || c < 0 || c >= classes;
-    if (first < 0) first = c;
+    invalid = invalid || y < 0 || y >= all_classes;
+    if (first < 0) first = y;
   }
 };
 
-// The classes that are the rows' targets, which lie as entry_of says.
+// The classes that are the rows' targets, which lie as entry_of says; of all_classes.
 struct TargetClasses {
   const int64_t* data;  // nullptr: the targets are probabilities of all classes
   int64_t target_classes, inner;
-  int64_t ignore_index, classes;
+  int64_t ignore_index, all_classes;
 
   __device__ Standing standing(int64_t row) const {
+    if (!data) return {0, false, false};
     Standing standing;
     const int64_t* entries = data + entry_of(*this, row, 0);
     for (int64_t k = 0; k < target_classes; ++k)
-      standing.see(entries[k * inner], ignore_index, classes);
+      standing.see(entries[k * inner], ignore_index, all_classes);
     return standing;
   }
 };
 
+// Classes are counted from this part's first on: those that targets name may be in other parts,
+// whose weight and prior lie before and behind.
 template <class Element>
 struct Problem {
   using T = typename Accumulate<Element>::type;
 
   int64_t rows, classes, inner;
+  int64_t class_offset;
   Matrix logits, grad_logits, target_probs;
   DType probs_dtype;
   int probs_bytes;  // of one
@@ -49,11 +53,14 @@ struct Problem {
   const T *weight, *prior, *class_coef;
   const ClassSums<double>* class_sums;  // nullptr: those of the uniform prior
   T uniform;                            // 1/C
+  T share;                              // of all classes, those of this part
   LossOptions<T> options;
   bool transformed;  // the logits are scaled or capped
   const T* grad_loss;
   int64_t grad_loss_stride;
   const T* denominator;
+  T* parts;
+  bool with_stats;
   T *loss, *row_shift, *row_sum_exp, *row_mass, *row_beta, *lse, *nll;
   int64_t* predicted;
 
@@ -65,14 +72,18 @@ struct Problem {
   __device__ Element* row_of(const Matrix& matrix, int64_t row) const {
     return static_cast<Element*>(matrix.data) + offset_of(matrix, row);
   }
+  __device__ int64_t class_of(int64_t y) const { return y - class_offset; }
+  __device__ bool is_here(int64_t c) const { return c >= 0 && c < classes; }
+  __device__ bool makes_sums() const { return loss || parts; }
+
   __device__ T row_weight_of(int64_t row) const { return row_weight ? row_weight[row] : T(1); }
   __device__ T weight_of(int64_t c) const { return weight ? weight[c] : T(1); }
   __device__ T prior_of(int64_t c) const { return prior ? prior[c] : uniform; }
   __device__ ClassSums<T> sums() const {
     if (class_sums) return {T(class_sums->coef), T(class_sums->coef_log), T(1)};
-    return {T(1), log(uniform), T(1)};
+    return {share, share * log(uniform), T(1)};
   }
-  __device__ Wanted wanted() const { return {predicted != nullptr, options.over_unmasked()}; }
+  __device__ Wanted wanted() const { return {with_stats, options.over_unmasked()}; }
 
   // ---- chunks of a row, from class `first` on, whose places [begin, end) are inside it ----------
 

@@ -1,4 +1,4 @@
-// A row as a thread sees it: what it is, how classes are added to its sums, what becomes of them.
+// A row as a thread sees it: what it is, how classes are added to its sums, its gradient.
 #pragma once
 
 #include "reduce.cuh"
@@ -15,7 +15,7 @@ struct Row {
 
   const Problem<Element>& problem;
   int64_t index;
-  int64_t target = 0;  // a class of the target; of several the first
+  int64_t target = 0;  // a class of the target, of this part or another; of several the first
   bool ignored = false, invalid = false, weightless;
   RowTerms<T> terms;
   T tau;          // of all classes of the target
@@ -26,17 +26,15 @@ struct Row {
 
   __device__ Row(const Problem<Element>& problem, int64_t index) : problem(problem), index(index) {
     const TargetClasses& targets = problem.target;
-    Standing standing = {0, false, false};
-    if constexpr (!soft) {
-      standing = {};
-      standing.see(targets.data[index], targets.ignore_index, problem.classes);
-    } else if (targets.data) {
+    Standing standing;
+    if constexpr (soft)
       standing = targets.standing(index);
-    }
+    else
+      standing.see(targets.data[index], targets.ignore_index, targets.all_classes);
     ignored = standing.ignored;
     invalid = standing.invalid;
     weightless = problem.row_weight_of(index) == T(0);
-    if (!ignored && !invalid) target = standing.first;
+    if (!ignored && !invalid) target = problem.class_of(standing.first);
     if constexpr (soft) make_terms(problem.sums());  // for the entropy of each class
   }
 
@@ -44,9 +42,12 @@ struct Row {
     terms = row_terms(soft ? T(0) : problem.prior_of(target), sums, problem.options);
     if constexpr (soft) return;
     const TargetTerms<T> own = terms_of(target, T(1));
-    tau = own.tau;
+    tau = is_here() ? own.tau : T(0);
     target_coef = own.coef;
   }
+
+  // Whether the target is a class of this part.
+  __device__ bool is_here() const { return problem.is_here(target); }
 
   // Of a class of the target.
   __device__ TargetTerms<T> terms_of(int64_t c, T prob, bool masked = false) const {
@@ -60,20 +61,20 @@ struct Row {
 
   __device__ bool counts() const { return !ignored && !invalid && !weightless; }
   // Of such a row no loss and no statistics are wanted, so its logits are not read.
-  __device__ bool unread() const { return !counts() && !problem.predicted; }
+  __device__ bool unread() const { return !counts() && !problem.with_stats; }
 
-  // Reads the logit that differences are taken to: the target's, or that of class 0. Of `lanes`
-  // neighbouring lanes that share the row one reads, where they are `active`.
+  // Reads the logit that differences are taken to: the target's, or that of this part's class 0. Of
+  // `lanes` neighbouring lanes that share the row one reads, where they are `active`.
   __device__ void read_reference(int lanes, bool active = true) {
     T given = 0;
     if ((threadIdx.x & (lanes - 1)) == 0 && active && !unread())
-      given = T(widen(logits()[target * problem.logits.class_stride]));
+      given = T(widen(logits()[(is_here() ? target : 0) * problem.logits.class_stride]));
     if (lanes > 1) given = __shfl_sync(all_lanes, given, 0, lanes);
     target_logit = problem.transformed ? transform_logit(given, problem.options) : given;
     reference = reference_from(target_logit);
     if constexpr (soft)
       masked = unless_masked(T(1), given, problem.options) == T(0);
-    else if (!(target_logit - target_logit == T(0)))
+    else if (is_here() && !(target_logit - target_logit == T(0)))
       left_out = target;
   }
 
@@ -131,7 +132,7 @@ struct Row {
         if (problem.options.over_unmasked())
           accumulate_unmasked(sums.unmasked, logits, coef, first, begin, end);
     }
-    if (problem.predicted) {
+    if (problem.with_stats) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
         if (i >= begin && i < end) sums.best = combine(sums.best, Best<T>{x[i], first + i});
@@ -164,11 +165,11 @@ struct Row {
       sums.dot += weighted(coef[i], x[i] - reference);
       sums.coef += coef[i];
     }
-    if (problem.predicted) {
+    if (problem.with_stats) {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i) {
         sums.prob += probs.at[i];
-        sums.nll += soft_nll(probs.at[i], T(0), x[i] - reference);
+        sums.prob_dot += weighted(probs.at[i], x[i] - reference);
       }
     }
     if (problem.options.kl_div && !problem.options.over_unmasked()) {
@@ -177,8 +178,6 @@ struct Row {
         if (probs.at[i] != T(0)) sums.entropy += target_entropy(terms_of(first + i, probs.at[i]));
     }
   }
-
-  // ---- loss -------------------------------------------------------------------------------------
 
   // After the sums of all parts are combined.
   __device__ void close(Sums& sums) {
@@ -193,50 +192,6 @@ struct Row {
     if constexpr (soft)
       if (problem.options.over_unmasked()) return sums.unmasked;
     return problem.sums();
-  }
-
-  // By one thread.
-  __device__ void write_loss(const Sums& sums) const {
-    const T nan = infinity<T>() - infinity<T>();
-    const RowStats<T>& stats = sums.stats;
-    problem.row_shift[index] = stats.shift;
-    problem.row_sum_exp[index] = stats.sum_exp;
-    problem.row_mass[index] = counts() ? terms.mass : T(0);
-    problem.row_beta[index] = counts() ? terms.beta : T(0);
-    problem.loss[index] = counts()  ? problem.row_weight_of(index) * loss(sums)
-                          : invalid ? nan
-                                    : T(0);
-    if (!problem.predicted) return;
-    problem.lse[index] = log_sum_exp(stats, problem.options);
-    problem.nll[index] = ignored ? T(0) : invalid ? nan : nll(sums);
-    problem.predicted[index] = sums.best.index;
-  }
-
-  __device__ T loss(const Sums& sums) const {
-    T target_dot;
-    if constexpr (soft)
-      target_dot = weighted(terms.kappa, sums.target.dot);
-    else
-      target_dot = left_out < 0 ? weighted(tau, target_logit - reference)
-                                : weighted(target_coef, target_logit);
-    const T loss = row_loss(sums.stats, terms, target_dot, reference, problem.options);
-    return problem.options.kl_div ? loss + entropy(sums) : loss;
-  }
-
-  // Where beta is known only now, the target is one class.
-  __device__ T entropy(const Sums& sums) const {
-    const T smoothing = smoothing_entropy(terms, class_sums(sums));
-    if constexpr (soft)
-      if (!problem.options.over_unmasked()) return smoothing + sums.target.entropy;
-    return smoothing + target_entropy(terms_of(target, T(1), masked));
-  }
-
-  __device__ T nll(const Sums& sums) const {
-    const T lse = log_sum_exp_from(reference, sums.stats, problem.options);
-    if constexpr (soft)
-      return weighted(sums.target.prob, lse) + sums.target.nll;
-    else
-      return lse - (target_logit - reference);
   }
 
   // ---- gradient ---------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 //
 //   warp_kernel      few classes: a row is a warp's, or a part of one's
 //   cluster_kernel   many: a row is a block's, or spread over a cluster of blocks
-//   sums_kernel      longer rows, and rows that need no gradient: each in parts, summed up by a
-//   finish_kernel    block each; then the parts are combined, one warp a row
+//   sums_kernel      longer rows, those that need no gradient, and those of which a rank has a part:
+//   finish_kernel    summed up in parts by a block each, which are combined by a warp a row
 //   gradient_kernel  the gradient from the statistics of a row, in parts
 //
 // The first two hold the row in shared memory, read it once and write its gradient once. The
@@ -12,7 +12,7 @@
 #pragma once
 
 #include "plan.h"
-#include "row.cuh"
+#include "row_result.cuh"
 
 namespace labelsmooth::cuda {
 
@@ -118,7 +118,7 @@ __device__ void process_held(const Problem<Element>& problem, int64_t index, con
     }
     team.combine_sums(sums, problem.wanted());
     row.close(sums);
-    if (active && team.leads()) row.write_loss(sums);
+    if (active && team.leads()) RowResult<Element, soft>(row, sums).write_loss();
   } else {
     __pipeline_wait_prior(0);
     sums.stats = row.recall();
@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
     Lanes{32}.combine_sums(sums, problem.wanted());
   }
   row.close(sums);
-  if (threadIdx.x % 32 == 0) row.write_loss(sums);
+  if (threadIdx.x % 32 == 0) RowResult<Element, soft>(row, sums).write();
 }
 
 // From what forward left of the rows.

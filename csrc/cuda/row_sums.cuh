@@ -23,16 +23,17 @@ __device__ Best<T> combine(const Best<T>& a, const Best<T>& b) {
 // What the target adds, where it is not one class.
 template <class T>
 struct TargetSums {
-  T dot;      // sum_c w_c t_c (x_c - reference)
-  T coef;     // sum_c w_c t_c
-  T prob;     // sum_c t_c
-  T nll;      // sum_c t_c (reference - x_c)
-  T entropy;  // what it changes in the entropy of the smoothing
+  T dot;       // sum_c w_c t_c (x_c - reference)
+  T coef;      // sum_c w_c t_c
+  T prob;      // sum_c t_c
+  T prob_dot;  // sum_c t_c (x_c - reference)
+  T entropy;   // what it changes in the entropy of the smoothing
 };
 
 template <class T>
 __device__ TargetSums<T> combine(const TargetSums<T>& a, const TargetSums<T>& b) {
-  return {a.dot + b.dot, a.coef + b.coef, a.prob + b.prob, a.nll + b.nll, a.entropy + b.entropy};
+  return {a.dot + b.dot, a.coef + b.coef, a.prob + b.prob, a.prob_dot + b.prob_dot,
+          a.entropy + b.entropy};
 }
 
 template <class T>

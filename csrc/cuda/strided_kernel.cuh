@@ -6,7 +6,7 @@
 #pragma once
 
 #include "plan.h"
-#include "row.cuh"
+#include "row_result.cuh"
 
 namespace labelsmooth::cuda {
 
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(strided_kernel_threads, strided_kernel_blocks<
   const auto prob_again = [&](int64_t c) { return probs.again(c); };
 
   RowSums<T, soft> sums;
-  if (problem.loss) {
+  if (problem.makes_sums()) {
     if (!row.unread()) {
       row.read_reference(1);
       // In tiles, so that rounding errors do not grow with the classes.
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(strided_kernel_threads, strided_kernel_blocks<
       }
     }
     row.close(sums);
-    row.write_loss(sums);
+    RowResult<Element, soft>(row, sums).write();
   } else {
     sums.stats = row.recall();
   }

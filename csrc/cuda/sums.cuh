@@ -64,17 +64,14 @@ struct ClassCoefs {
 template <class T>
 struct TargetWeights {
   TargetClasses target;
-  const T* weight;      // nullptr: 1
+  const T* weight;      // of all classes; nullptr: 1
   const T* row_weight;  // nullptr: 1
   T* denominator;
 
   __device__ Pair at(int64_t row) const {
-    double of_class = 1;
-    if (target.data) {
-      const Standing standing = target.standing(row);
-      if (standing.ignored || standing.invalid) return {0, 0};
-      if (weight) of_class = weight[standing.first];
-    }
+    const Standing standing = target.standing(row);
+    if (standing.ignored || standing.invalid) return {0, 0};
+    const double of_class = weight ? double(weight[standing.first]) : 1;
     return {row_weight ? weighted(double(row_weight[row]), of_class) : of_class, 0};
   }
   // A mean over no weight at all is 0/0, in the gradient too.

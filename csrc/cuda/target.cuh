@@ -170,13 +170,14 @@ class Target {
 
   // ---- a few ------------------------------------------------------------------------------------
 
-  // take(k, class) for those that count.
+  // take(k, class) for those that count and are of this part.
   template <class Take>
   __device__ void for_entries(const Take& take) const {
     const TargetClasses& target = problem_.target;
     for (int64_t k = 0; k < target.target_classes; ++k) {
-      const int64_t c = target.data[start_ + k * target.inner];
-      if (c != target.ignore_index) take(k, c);
+      const int64_t y = target.data[start_ + k * target.inner];
+      const int64_t c = problem_.class_of(y);
+      if (y != target.ignore_index && problem_.is_here(c)) take(k, c);
     }
   }
   // A bit for each chunk of the thread, which more than 32 of them share.

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -82,9 +83,11 @@ inline void check_shapes(const Tensor& logits, const Tensor& target,
                          const std::optional<Tensor>& target_probs,
                          const std::optional<Tensor>& weight, const std::optional<Tensor>& prior,
                          const std::optional<Tensor>& normalizer,
-                         const std::optional<Tensor>& row_weight) {
+                         const std::optional<Tensor>& row_weight, int64_t class_offset,
+                         int64_t all_classes) {
   STD_TORCH_CHECK(logits.dim() == 2 || logits.dim() == 3, "logits: expected (N, C) or (N, C, S)");
-  STD_TORCH_CHECK(logits.size(1) > 0, "logits: expected at least one class");
+  STD_TORCH_CHECK(logits.size(1) > 0 && class_offset >= 0 && class_offset < all_classes,
+                  "logits: expected at least one class");
   if (target_probs) {
     STD_TORCH_CHECK(same_shape(target, *target_probs) && target.dim() == logits.dim() &&
                         target.size(0) == logits.size(0) && target.size(1) > 0 &&
@@ -99,7 +102,7 @@ inline void check_shapes(const Tensor& logits, const Tensor& target,
   STD_TORCH_CHECK(!row_weight || row_weight->numel() == rows_of(logits),
                   "row_weight: expected one value a row");
   for (const auto& vector : {weight, prior})
-    STD_TORCH_CHECK(!vector || (vector->dim() == 1 && vector->size(0) == logits.size(1)),
+    STD_TORCH_CHECK(!vector || (vector->dim() == 1 && vector->size(0) == all_classes),
                     "weight, prior: expected shape (C,)");
   STD_TORCH_CHECK(!normalizer || normalizer->numel() == 1, "normalizer: expected one value");
 }
@@ -110,11 +113,15 @@ class Call {
   Call(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& target_probs,
        const std::optional<Tensor>& weight, const std::optional<Tensor>& prior,
        const std::optional<Tensor>& normalizer, const std::optional<Tensor>& row_weight,
-       Reduction reduction, int64_t ignore_index, const LossOptions<double>& options)
+       Reduction reduction, int64_t ignore_index, const LossOptions<double>& options,
+       int64_t class_offset, int64_t all_classes)
       : reduction_(reduction), logits_(logits) {
-    check_shapes(logits, target, target_probs, weight, prior, normalizer, row_weight);
+    check_shapes(logits, target, target_probs, weight, prior, normalizer, row_weight, class_offset,
+                 all_classes);
     problem_.dtype = dtype_of(logits);
-    problem_.classes = logits.size(1);
+    problem_.class_offset = class_offset;
+    problem_.all_classes = all_classes;
+    problem_.classes = std::min(logits.size(1), all_classes - class_offset);
     problem_.inner = logits.dim() == 3 ? logits.size(2) : 1;
     problem_.rows = rows_of(logits);
     problem_.logits = matrix_of(logits);
@@ -126,8 +133,8 @@ class Call {
     weight_ = converted(weight, type, logits);
     prior_ = converted(prior, type, logits);
     if (reduction == Reduction::mean) normalizer_ = converted(normalizer, type, logits);
-    problem_.weight = data_or_null(weight_);
-    problem_.prior = data_or_null(prior_);
+    problem_.weight = from_first_class(weight_);
+    problem_.prior = from_first_class(prior_);
     row_weight_ = converted(row_weight, type, logits);
     problem_.row_weight = data_or_null(row_weight_);
     if (!target_probs && is_floating_point(target)) {
@@ -146,8 +153,37 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
+  // Columns behind the last class are padding, whose gradient is 0.
   void write_gradient_to(const Tensor& grad_logits) {
     problem_.grad_logits = matrix_of(grad_logits);
+    const int64_t padding = grad_logits.size(1) - problem_.classes;
+    if (padding == 0) return;
+    Tensor columns = grad_logits;
+    columns = torch::stable::narrow(columns, 1, problem_.classes, padding);
+    torch::stable::zero_(columns);
+  }
+
+  // What this rank knows of the rows, (fields, N).
+  Tensor make_parts(bool with_stats) {
+    RowPart<double> part = {};
+    const int fields = for_fields(part, problem_.options, with_stats, [](int, const double&) {});
+    const int64_t shape[] = {fields, problem_.rows};
+    Tensor parts = torch::stable::new_empty(logits_, shape, accumulate_type(logits_));
+    problem_.parts = parts.data_ptr();
+    problem_.with_stats = with_stats;
+    return parts;
+  }
+
+  // That of all ranks, (ranks, fields, N).
+  void take_parts(const Tensor& parts) {
+    const int64_t rows = problem_.rows;
+    STD_TORCH_CHECK(parts.scalar_type() == accumulate_type(logits_) && parts.dim() == 3 &&
+                        parts.size(2) == rows && on_one_device(parts, logits_) &&
+                        (rows == 0 || (parts.stride(1) == rows && parts.stride(2) == 1)),
+                    "parts: expected those of all ranks");
+    problem_.ranks_parts = parts.data_ptr();
+    problem_.ranks = parts.size(0);
+    problem_.rank_stride = parts.stride(0);
   }
 
  protected:
@@ -162,6 +198,7 @@ class Call {
     if (!with_stats) shape = {0};
     Tensor predicted = torch::stable::new_empty(logits_, shape, ScalarType::Long);
     problem_.loss = loss.data_ptr();
+    problem_.with_stats = with_stats;
     point_to(row_stats);
     if (with_stats) {
       problem_.lse = row_of(row_stats, 4);
@@ -191,6 +228,11 @@ class Call {
       grad_loss_;
 
  private:
+  const void* from_first_class(const std::optional<Tensor>& vector) const {
+    if (!vector) return nullptr;
+    return static_cast<const char*>(vector->data_ptr()) +
+           problem_.class_offset * static_cast<int64_t>(vector->element_size());
+  }
   void* row_of(const Tensor& row_stats, int64_t row) const {
     return static_cast<char*>(row_stats.data_ptr()) +
            row * problem_.rows * static_cast<int64_t>(row_stats.element_size());

@@ -45,33 +45,61 @@ template <class T>
 class CpuCall : public Call {
  public:
   template <class... Arguments>
-  explicit CpuCall(Arguments&&... arguments) : Call(std::forward<Arguments>(arguments)...) {
-    if ((weight_ && !problem_.options.weight_over_target) || prior_) make_class_coef();
-    if (!prior_)
-      problem_.class_sums.coef_log =
-          -std::log(static_cast<double>(problem_.classes)) * problem_.class_sums.coef;
-    const double target_weight = sum_target_weights();
-    if (reduction_ == Reduction::mean) {
-      // A mean over no weight at all is 0/0, as torch has it, in the gradient too.
-      denominator_ = normalizer_          ? *static_cast<const T*>(normalizer_->data_ptr())
-                     : target_weight == 0 ? std::numeric_limits<T>::quiet_NaN()
-                                          : static_cast<T>(target_weight);
-      problem_.denominator = &denominator_;
-    }
-  }
+  explicit CpuCall(Arguments&&... arguments) : Call(std::forward<Arguments>(arguments)...) {}
 
   std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
+    take_classes();
+    take_denominator();
     auto [loss, row_stats, predicted] = make_outputs(with_stats);
-    run();
+    run(cpu::process_rows);
     return {reduction_ == Reduction::none ? loss : reduced(loss), row_stats, predicted};
   }
 
   void backward(const Tensor& grad_loss, const Tensor& row_stats) {
+    take_classes();
+    take_denominator();
     take_inputs(grad_loss, row_stats);
-    run();
+    run(cpu::process_rows);
+  }
+
+  // Throws nothing for a target that is no class: all ranks shall learn of it.
+  Tensor partial(bool with_stats) {
+    take_classes();
+    const Tensor parts = make_parts(with_stats);
+    run(cpu::process_rows);
+    return parts;
+  }
+
+  std::tuple<Tensor, Tensor, Tensor> combine(const Tensor& parts, bool with_stats) {
+    take_denominator();
+    take_parts(parts);
+    auto [loss, row_stats, predicted] = make_outputs(with_stats);
+    run(cpu::combine_rows);
+    return {reduction_ == Reduction::none ? loss : reduced(loss), row_stats, predicted};
   }
 
  private:
+  void take_classes() {
+    if ((weight_ && !problem_.options.weight_over_target) || prior_)
+      make_class_coef();
+    else
+      problem_.class_sums.coef =
+          static_cast<double>(problem_.classes) / static_cast<double>(problem_.all_classes);
+    if (!prior_)
+      problem_.class_sums.coef_log =
+          -std::log(static_cast<double>(problem_.all_classes)) * problem_.class_sums.coef;
+  }
+
+  void take_denominator() {
+    const double target_weight = sum_target_weights();
+    if (reduction_ != Reduction::mean) return;
+    // A mean over no weight at all is 0/0, as torch has it, in the gradient too.
+    denominator_ = normalizer_          ? *static_cast<const T*>(normalizer_->data_ptr())
+                   : target_weight == 0 ? std::numeric_limits<T>::quiet_NaN()
+                                        : static_cast<T>(target_weight);
+    problem_.denominator = &denominator_;
+  }
+
   // v_c = w_c u_c and its sums, in the order of the classes whatever the number of threads. In
   // double the many equal terms of a uniform prior would all round to the same side.
   void make_class_coef() {
@@ -81,7 +109,7 @@ class CpuCall : public Call {
     class_coef_.resize(static_cast<size_t>(classes));
     long double sum = 0, sum_log = 0;
     for (int64_t c = 0; c < classes; ++c) {
-      const T u = prior ? prior[c] : T(1) / static_cast<T>(classes);
+      const T u = prior ? prior[c] : T(1) / static_cast<T>(problem_.all_classes);
       const T v = coef_of_class(weight ? weight[c] : T(1), u, problem_.options);
       class_coef_[static_cast<size_t>(c)] = v;
       sum += v;
@@ -106,7 +134,7 @@ class CpuCall : public Call {
       ++count;
       if (weight || row_weight)
         sum += weighted(row_weight ? row_weight[row] : T(1),
-                        weight ? weight[problem_.target[row]] : T(1));
+                        weight ? weight[problem_.target[row] - problem_.class_offset] : T(1));
     }
     return weight || row_weight ? static_cast<double>(sum) : static_cast<double>(count);
   }
@@ -117,21 +145,21 @@ class CpuCall : public Call {
     for (int64_t k = 0; k < problem_.target_classes; ++k) {
       const int64_t y = problem_.target[entry_of(problem_, row, k)];
       if (y == problem_.ignore_index) continue;
-      STD_TORCH_CHECK(y >= 0 && y < problem_.classes, "<IndexError>target of row ", row, " is ", y,
-                      ": expected a class in [0, ", problem_.classes,
+      STD_TORCH_CHECK(y >= 0 && y < problem_.all_classes, "<IndexError>target of row ", row, " is ",
+                      y, ": expected a class in [0, ", problem_.all_classes,
                       ") or ignore_index = ", problem_.ignore_index, "</IndexError>");
       found = true;
     }
     return found;
   }
 
-  void run() const {
+  template <class Process>
+  void run(const Process& process) const {
     constexpr int64_t elements_a_thread = 32768;
     const int64_t grain =
         std::max<int64_t>(1, elements_a_thread / std::max<int64_t>(1, problem_.classes));
-    torch::stable::parallel_for(0, problem_.rows, grain, [this](int64_t begin, int64_t end) {
-      cpu::process_rows(problem_, begin, end);
-    });
+    torch::stable::parallel_for(0, problem_.rows, grain,
+                                [&](int64_t begin, int64_t end) { process(problem_, begin, end); });
   }
 
   // The rows' losses summed in their order, so that the result does not depend on the number of

@@ -40,27 +40,45 @@ class CudaCall : public Call {
   }
 
   std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
-    auto [loss, row_stats, predicted] = make_outputs(with_stats);
-    if (reduction_ == Reduction::none) {
-      run(nullptr);
-      return {loss, row_stats, predicted};
-    }
-    Tensor reduced = torch::stable::new_empty(loss, {});
-    run(reduced.data_ptr());
-    return {reduced, row_stats, predicted};
+    return run_reduced(cuda::run, with_stats);
   }
 
   void backward(const Tensor& grad_loss, const Tensor& row_stats) {
     take_inputs(grad_loss, row_stats);
-    run(nullptr);
+    run(cuda::run, reduction_, nullptr);
+  }
+
+  Tensor partial(bool with_stats) {
+    const Tensor parts = make_parts(with_stats);
+    run(cuda::run, Reduction::none, nullptr);
+    return parts;
+  }
+
+  std::tuple<Tensor, Tensor, Tensor> combine(const Tensor& parts, bool with_stats) {
+    take_parts(parts);
+    return run_reduced(cuda::combine, with_stats);
   }
 
  private:
-  void run(void* reduced_loss) const {
+  template <class Run>
+  std::tuple<Tensor, Tensor, Tensor> run_reduced(Run run, bool with_stats) {
+    auto [loss, row_stats, predicted] = make_outputs(with_stats);
+    if (reduction_ == Reduction::none) {
+      this->run(run, reduction_, nullptr);
+      return {loss, row_stats, predicted};
+    }
+    Tensor reduced = torch::stable::new_empty(loss, {});
+    this->run(run, reduction_, reduced.data_ptr());
+    return {reduced, row_stats, predicted};
+  }
+
+  // cuda::run or cuda::combine.
+  template <class Run>
+  void run(Run run, Reduction reduction, void* reduced_loss) const {
     const int64_t bytes = cuda::workspace_bytes(problem_);
     const Tensor workspace = torch::stable::new_empty(logits_, {&bytes, 1}, ScalarType::Byte);
-    check_cuda(cuda::run(problem_, reduction_, data_or_null(normalizer_), reduced_loss,
-                         workspace.data_ptr(), current_stream(logits_.get_device_index())));
+    check_cuda(run(problem_, reduction, data_or_null(normalizer_), reduced_loss,
+                   workspace.data_ptr(), current_stream(logits_.get_device_index())));
   }
 
   torch::stable::accelerator::DeviceGuard guard_;

@@ -22,18 +22,25 @@ namespace {
   "Tensor? weight, Tensor? prior, Tensor? normalizer, Tensor? row_weight, "             \
   "int ignore_index, int reduction, float label_smoothing, int smooth_over, "           \
   "bool weight_over_target, bool kl_div, bool from_log_probs, float lse_square_scale, " \
-  "float logit_scale, float softcap"
+  "float logit_scale, float softcap, int class_offset, int num_classes"
 #define LABELSMOOTH_OPTIONS                                                                    \
   std::optional<Tensor> weight, std::optional<Tensor> prior, std::optional<Tensor> normalizer, \
       std::optional<Tensor> row_weight, int64_t ignore_index, int64_t reduction,               \
       double label_smoothing, int64_t smooth_over, bool weight_over_target, bool kl_div,       \
-      bool from_log_probs, double lse_square_scale, double logit_scale, double softcap
+      bool from_log_probs, double lse_square_scale, double logit_scale, double softcap,        \
+      int64_t class_offset, int64_t num_classes
 #define LABELSMOOTH_OPTIONS_FORWARDED                                                     \
   weight, prior, normalizer, row_weight, static_cast<Reduction>(reduction), ignore_index, \
-      LossOptions<double> {                                                               \
-    label_smoothing, lse_square_scale, logit_scale, softcap, 0,                           \
-        static_cast<SmoothOver>(smooth_over), weight_over_target, kl_div, from_log_probs  \
-  }
+      LossOptions<double>{label_smoothing,                                                \
+                          lse_square_scale,                                               \
+                          logit_scale,                                                    \
+                          softcap,                                                        \
+                          0,                                                              \
+                          static_cast<SmoothOver>(smooth_over),                           \
+                          weight_over_target,                                             \
+                          kl_div,                                                         \
+                          from_log_probs},                                                \
+      class_offset, num_classes
 
 // use(call), where call is what the logits' device and dtype ask for.
 template <class Use, class... Arguments>
@@ -109,12 +116,29 @@ void backward_inplace(Tensor grad_loss, Tensor logits, Tensor target,
   with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
+// What the classes of this rank are to their rows, (fields, N), of which combine makes the loss.
+Tensor partial(Tensor logits, Tensor target, std::optional<Tensor> target_probs,
+               LABELSMOOTH_OPTIONS, bool with_stats) {
+  const auto run = [&](auto& call) { return call.partial(with_stats); };
+  return with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
+}
+
+// What forward returns, from the parts of all ranks, (ranks, fields, N). The logits are not read.
+std::tuple<Tensor, Tensor, Tensor> combine(Tensor parts, Tensor logits, Tensor target,
+                                           std::optional<Tensor> target_probs, LABELSMOOTH_OPTIONS,
+                                           bool with_stats) {
+  const auto run = [&](auto& call) { return call.combine(parts, with_stats); };
+  return with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
+}
+
 template <class Library>
 void implement(Library& m) {
   m.impl("forward", TORCH_BOX(&forward));
   m.impl("forward_", TORCH_BOX(&forward_inplace));
   m.impl("backward", TORCH_BOX(&backward));
   m.impl("backward_", TORCH_BOX(&backward_inplace));
+  m.impl("partial", TORCH_BOX(&partial));
+  m.impl("combine", TORCH_BOX(&combine));
 }
 
 }  // namespace
@@ -133,6 +157,12 @@ STABLE_TORCH_LIBRARY(labelsmooth, m) {
   m.def(
       "backward_(Tensor grad_loss, Tensor(a!) logits, Tensor target, Tensor? target_probs, Tensor "
       "row_stats, " LABELSMOOTH_OPTIONS_SCHEMA ") -> ()");
+  m.def("partial(Tensor logits, Tensor target, Tensor? target_probs, " LABELSMOOTH_OPTIONS_SCHEMA
+        ", bool with_stats) -> Tensor parts");
+  m.def(
+      "combine(Tensor parts, Tensor logits, Tensor target, Tensor? "
+      "target_probs, " LABELSMOOTH_OPTIONS_SCHEMA
+      ", bool with_stats) -> (Tensor loss, Tensor row_stats, Tensor predicted)");
   m.def("scale_(Tensor(a!) grad_logits, Tensor grad_loss) -> ()");
   m.def("new_empty(Tensor like, int[] size) -> Tensor");
 }

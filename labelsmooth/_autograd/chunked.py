@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from .._backends import eager
 from .._backends.linear.sizes import bias_in, from_logits, rows_of_chunk
-from .._backends.rows import without_unused
+from .._backends.target import without_unused
 from .._call.check_call import check_targets
 from .._call.problem import (
     Inputs,

@@ -15,6 +15,7 @@ from .._call.problem import LinearInputs, LinearOptions
 from . import chunked
 from .loss import is_needed_again
 from .operator import in_transform
+from .sharded import FIRST_ALONE, check_derivatives
 
 TENSORS = len(LinearInputs._fields)
 
@@ -27,6 +28,9 @@ def apply(
     if not torch.compiler.is_compiling():  # there the operator does, when it runs
         choose_backend(options.backend, inputs.hidden.device)
     others = inputs[3:]
+    if options.process_group is not None:
+        named = dict(zip(LinearInputs._fields[3:], others, strict=True))
+        check_derivatives(named, transformed=in_transform())
     if in_transform() or any(t is not None and t.requires_grad for t in others):
         return chunked.loss(inputs, options, dtype)
     if not has_values(inputs.hidden):  # an operator, which has a gradient of its own
@@ -67,6 +71,8 @@ class _Linear(Function):
         inputs = LinearInputs(*tensors)
         needed: list[bool] = list(ctx.needs_input_grad[:3])
         if torch.is_grad_enabled():
+            if ctx.options.process_group is not None:
+                raise RuntimeError(FIRST_ALONE)
             found = chunked.gradients(grad_loss, inputs, ctx.options, ctx.dtype, needed)
             return (*found, *(None,) * TENSORS)
         if ctx.one_step:

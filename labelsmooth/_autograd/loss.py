@@ -19,6 +19,7 @@ from .._call.checks import base_of, has_values
 from .._call.problem import Inputs, Options, Outputs
 from .derivatives import forward_of, gradient_of, jvp, loss_of, vjp
 from .overwritten import can_be_overwritten, mark_overwritten
+from .sharded import FIRST_ALONE, check_derivatives
 from .vmap import Samples, has_class_vectors, with_batch
 
 TENSORS = len(Inputs._fields)
@@ -26,6 +27,9 @@ TENSORS = len(Inputs._fields)
 
 def apply(inputs: Inputs, options: Options, backend: Any) -> Outputs:
     """The backend's forward, as a node of autograd's graph where there is one."""
+    if options.process_group is not None:
+        others = dict(zip(Inputs._fields[1:], inputs[1:], strict=True))
+        check_derivatives(others, transformed=in_transform())
     if in_transform():
         return Outputs(*_TransformedLoss.apply(*inputs, options, backend, False))
     if options.inplace and not can_be_overwritten(inputs.logits):
@@ -59,7 +63,8 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
 def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     *tensors, options, backend, one_step = arguments
     inputs = Inputs(*tensors)
-    if backend is not native or not inputs.target.is_cpu:  # its kernels look at them themselves
+    looks = backend is native and inputs.target.is_cpu  # its kernels do
+    if not looks and options.process_group is None:  # whose ranks are told first
         check_targets(inputs, options)
     outputs = backend.forward(inputs, options, with_grad=one_step)
     if one_step and options.inplace:
@@ -146,6 +151,8 @@ def _gradient(
     options: Options = ctx.options
     overwritten = ctx.one_step and options.inplace
     if torch.is_grad_enabled() or in_transform():
+        if options.process_group is not None:
+            raise RuntimeError(FIRST_ALONE)
         if overwritten:
             raise RuntimeError(
                 "create_graph=True needs the logits, which inplace=True has overwritten"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._backends import eager
-from .._backends.choose import choose_backend
+from .._backends.sharded import backend_of
 from .._call.problem import Inputs, Options, Outputs
 from .._call.schema import keywords_of, overload_of, schema_of, tensors_of
 from . import loss
@@ -24,8 +24,10 @@ KEYWORDS = keywords_of(Options, without=("inplace",))
 def apply(inputs: Inputs, options: Options) -> Outputs:
     """The loss as a node of autograd's graph where there is one, or of a graph that is traced."""
     if not torch.compiler.is_compiling():
-        return loss.apply(inputs, options, choose_backend(options.backend, inputs.logits.device))
-    if in_transform():  # which differentiates a graph node by node: it gets the formulas
+        return loss.apply(inputs, options, backend_of(inputs, options))
+    if (
+        in_transform() and options.process_group is None
+    ):  # which differentiates a graph node by node: it gets the formulas
         return eager.forward(inputs, options, with_grad=False)
     packet = torch.ops.labelsmooth.loss_ if options.inplace else torch.ops.labelsmooth.loss
     operator, values = overload_of(packet, options, KEYWORDS)
@@ -51,9 +53,9 @@ def _define(name: str) -> None:
     inplace = name.startswith("loss_")
 
     def run(*tensors: Any, label_smoothing: float | Tensor, **values: Any) -> tuple[Tensor, ...]:
+        inputs = Inputs(*tensors)
         options = Options(label_smoothing=label_smoothing, inplace=inplace, **values)  # type: ignore[arg-type]
-        backend = choose_backend(options.backend, tensors[0].device)
-        return tuple(loss.apply(Inputs(*tensors), options, backend)[:3])
+        return tuple(loss.apply(inputs, options, backend_of(inputs, options))[:3])
 
     LIBRARY.define(_schema(name))
     for key in ("Autograd", "CompositeExplicitAutograd"):

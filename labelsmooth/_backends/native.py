@@ -8,8 +8,16 @@ from torch import Tensor
 
 from .. import _C  # noqa: F401, registers torch.ops.labelsmooth
 from .._call.checks import has_values
-from .._call.problem import Inputs, Options, Outputs, accumulate_dtype, has_one_class
+from .._call.problem import (
+    Inputs,
+    Options,
+    Outputs,
+    accumulate_dtype,
+    class_range,
+    has_one_class,
+)
 from . import eager
+from .parts import field_count
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 SMOOTH_OVER = {"all": 0, "others": 1, "unmasked": 2}
@@ -61,6 +69,22 @@ def backward(
     return grad_logits
 
 
+def partial(inputs: Inputs, options: Options, *, call: Call = _call) -> Tensor:
+    """What this rank's classes are to the rows, (fields, N), as row_part.h has it."""
+    parts: Tensor = _run(call, "partial", inputs[:3], inputs, options, options.return_stats)
+    return parts
+
+
+def combine(
+    parts: Tensor, inputs: Inputs, options: Options, *, call: Call = _call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What forward returns but the gradient, from the parts of all ranks, (ranks, fields, N)."""
+    loss, row_stats, predicted = _run(
+        call, "combine", (parts, *inputs[:3]), inputs, options, options.return_stats
+    )
+    return loss, row_stats, predicted
+
+
 def can_read_once(inputs: Inputs, options: Options) -> bool:
     """The entropy of what is spread over a row's unmasked classes and over several classes of its
     target needs beta at each of these; beta is known when the row has been read."""
@@ -82,6 +106,7 @@ def _run(
     if traced and not isinstance(label_smoothing, Tensor):
         label_smoothing = torch.full((), label_smoothing, dtype=torch.float64)
     traced = isinstance(label_smoothing, Tensor)
+    classes = class_range(inputs.logits.shape[1], options)
     return call(
         name,
         traced,
@@ -100,6 +125,8 @@ def _run(
         options.lse_square_scale,
         options.logit_scale,
         options.softcap or 0.0,
+        classes.first,
+        classes.all,
         *asked,
     )
 
@@ -149,6 +176,17 @@ def _fake_forward_(*arguments):  # type: ignore[no-untyped-def]
     return _fake_outputs(arguments[0], arguments[TENSORS + 1], arguments[-1])
 
 
+def _fake_partial(*arguments):  # type: ignore[no-untyped-def]
+    logits, smooth_over, kl_div = arguments[0], arguments[TENSORS + 3], arguments[TENSORS + 5]
+    fields = field_count(smooth_over == SMOOTH_OVER["unmasked"], kl_div, arguments[-1])
+    row_stats = _fake_outputs(logits, REDUCTIONS["none"], False)[1]
+    return row_stats.new_empty(fields, row_stats.shape[1])
+
+
+def _fake_combine(parts, *arguments):  # type: ignore[no-untyped-def]
+    return _fake_outputs(arguments[0], arguments[TENSORS + 1], arguments[-1])
+
+
 def _fake_backward(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return torch.empty_like(logits)
 
@@ -162,6 +200,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "forward_": _fake_forward_,
     "backward": _fake_backward,
     "backward_": _fake_backward_,
+    "partial": _fake_partial,
+    "combine": _fake_combine,
 }
 
 # ---- traced versions -----------------------------------------------------------------------------

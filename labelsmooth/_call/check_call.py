@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_class_vector, check_dtypes, check_tensor, has_values
-from .problem import CommonOptions, Inputs
+from .problem import CommonOptions, Inputs, class_range
 
 
 def check_call(given: Inputs, normalizer: Tensor | float | None, options: CommonOptions) -> None:
@@ -18,7 +18,7 @@ def check_call(given: Inputs, normalizer: Tensor | float | None, options: Common
     if logits.dim() == 0:
         raise ValueError("logits: expected shape (C,), (N, C) or (N, C, d1, ...), got ()")
     class_axis = 0 if logits.dim() == 1 else 1
-    classes = logits.shape[class_axis]
+    classes = class_range(logits.shape[class_axis], options).all
     if classes == 0:
         raise ValueError(f"logits: expected at least one class, got shape {tuple(logits.shape)}")
     rows = logits.shape[:class_axis] + logits.shape[class_axis + 1 :]
@@ -150,7 +150,7 @@ def check_targets(inputs: Inputs, options: CommonOptions) -> None:
         return
     if not target.is_cpu and os.environ.get("LABELSMOOTH_CHECK") != "1":
         return
-    classes = logits.shape[1]
+    classes = class_range(logits.shape[1], options).all
     invalid = ((target < 0) | (target >= classes)) & (target != options.ignore_index)
     if bool(invalid.any()):
         if probs is not None:  # the entries of a row one after the other

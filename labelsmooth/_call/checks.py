@@ -14,8 +14,8 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # ---- values: looked at only where that is possible -----------------------------------------------
 
 
-def has_values(tensor: Any) -> bool:
-    """Whether it is a plain tensor outside of any graph, transform or mode: numbers in memory."""
+def is_real(tensor: Any) -> bool:
+    """Whether it is a plain tensor outside of any graph or transform: numbers in memory."""
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, nn.Parameter)
@@ -23,13 +23,23 @@ def has_values(tensor: Any) -> bool:
         and not (tensor.is_nested or tensor.is_meta)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and not torch._is_functional_tensor(tensor)
-        and torch._C._len_torch_dispatch_stack() == 0
     )
+
+
+def has_values(tensor: Any) -> bool:
+    """Whether it is real, and no mode sees what is done with it."""
+    return is_real(tensor) and torch._C._len_torch_dispatch_stack() == 0
 
 
 def can_be_read(tensor: Any) -> bool:
     """Whether a look at the values neither waits for a device nor breaks a graph or transform."""
     return has_values(tensor) and tensor.is_cpu
+
+
+def is_dtensor(value: Any) -> bool:
+    """Asked without an import of torch.distributed.tensor, which takes longer than all of this
+    package."""
+    return hasattr(type(value), "to_local")  # Dynamo does not know it of the value
 
 
 def check_prior(prior: Any, options: CommonOptions) -> None:
@@ -66,7 +76,7 @@ def check_tensor(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a tensor, got {described(value)}")
     if value.layout != torch.strided or value.is_nested:
         raise TypeError(f"{name}: expected a dense tensor, got {described(value)}")
-    if type(value) is not Tensor and hasattr(value, "to_local"):
+    if is_dtensor(value):
         raise TypeError(
             f"{name}: expected a plain tensor, got {described(value)}; where each rank holds all "
             "classes, give its to_local()"
@@ -93,8 +103,11 @@ def check_logit_scale(scale: Tensor, logits: Tensor) -> None:
         )
 
 
-def check_linear(hidden: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
-    """Raises unless hidden states of (D,) or (..., D) can be projected to at least one class."""
+def check_linear(
+    hidden: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, options: CommonOptions
+) -> None:
+    """Raises unless hidden states of (D,) or (..., D) can be projected to at least one class; or
+    none, where other ranks have them."""
     check_tensor("hidden", hidden)
     if hidden.dim() == 0:
         raise ValueError("hidden: expected shape (D,) or (..., D), got ()")
@@ -104,7 +117,7 @@ def check_linear(hidden: Tensor, linear_weight: Tensor, linear_bias: Tensor | No
             f"linear_weight: expected shape (C, {hidden.shape[-1]}) for hidden of shape "
             f"{tuple(hidden.shape)}, got {tuple(linear_weight.shape)}"
         )
-    if linear_weight.shape[0] == 0:
+    if linear_weight.shape[0] == 0 and options.process_group is None:
         raise ValueError(
             f"linear_weight: expected at least one class, got {tuple(linear_weight.shape)}"
         )
@@ -120,14 +133,23 @@ def check_linear(hidden: Tensor, linear_weight: Tensor, linear_bias: Tensor | No
             raise ValueError(f"{name}: expected device {hidden.device}, got {tensor.device}")
 
 
+GATHER_PARAMETERS = (
+    "apply fully_shard() to the FusedLinearLabelSmoothingLoss, or to a module whose forward calls "
+    "the loss, not to the nn.Linear inside, so that its hooks gather the parameter"
+)
+
+
+def check_gathered(linear: nn.Module) -> None:
+    """Raises where fully_shard() was applied to the linear layer, whose hooks never run: placements
+    alone do not tell its parameters from a vocabulary in parts."""
+    if hasattr(linear, "unshard"):
+        _check_parameter("linear_weight", linear.weight)
+
+
 def _check_parameter(name: str, parameter: Any) -> None:
     """Raises where a trainer holds it in parts: it is whole only while its module is called."""
-    if hasattr(parameter, "to_local"):
-        raise TypeError(
-            f"{name}: expected a plain tensor, got {described(parameter)}: apply fully_shard() to "
-            "the FusedLinearLabelSmoothingLoss, or to a module whose forward calls the loss, not "
-            "to the nn.Linear inside, so that its hooks gather the parameter"
-        )
+    if is_dtensor(parameter):
+        raise TypeError(f"{name}: expected a plain tensor, got a DTensor: {GATHER_PARAMETERS}")
     check_tensor(name, parameter)
     if parameter.dim() == 1 and name == "linear_weight" and parameter.numel() == 0:
         raise ValueError(

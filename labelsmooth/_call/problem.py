@@ -1,11 +1,19 @@
 """One call of the loss, as it passes from the public interface to a backend."""
 
 import math
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+try:
+    from torch.distributed import ProcessGroup as ProcessGroup
+except ImportError:  # a torch without it
+
+    class ProcessGroup:  # type: ignore[no-redef]
+        pass
+
 
 from .declare import declared
 from .schema import keywords_of
@@ -47,6 +55,9 @@ class CommonOptions:
     softcap: float | None = None
     return_stats: bool = False
     backend: Backend = "auto"
+    process_group: ProcessGroup | str | None = None
+    class_offset: int | None = None
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         self._set("ignore_index", as_index("ignore_index", self.ignore_index))
@@ -59,6 +70,7 @@ class CommonOptions:
             if not isinstance(value, str) or value not in choices:
                 raise ValueError(f"{name}: expected one of {choices}, got {described(value)}")
         self._check_flags("return_stats")
+        self._check_ranks()
         smoothing: Any = self.label_smoothing  # in a traced graph it may be a tensor
         if not isinstance(smoothing, Tensor) and not 0.0 <= smoothing <= 1.0:
             raise ValueError(f"label_smoothing: expected a number in [0, 1], got {smoothing}")
@@ -68,6 +80,26 @@ class CommonOptions:
                 raise ValueError(f"{name}: expected a finite number, got {value}")
         if self.softcap is not None and not (0.0 < self.softcap < math.inf):
             raise ValueError(f"softcap: expected a positive number or None, got {self.softcap}")
+
+    def _check_ranks(self) -> None:
+        group: Any = self.process_group
+        if isinstance(group, ProcessGroup):  # whose name can be copied, pickled and compiled
+            self._set("process_group", group.group_name)
+        elif group is not None and not isinstance(group, str):
+            raise TypeError(
+                "process_group: expected a torch.distributed.ProcessGroup or None, "
+                f"got {described(group)}"
+            )
+        for name, least in (("class_offset", 0), ("num_classes", 1)):
+            if (value := getattr(self, name)) is None:
+                continue
+            self._set(name, as_index(name, value))
+            if value < least:
+                raise ValueError(f"{name}: expected an integer from {least} on, got {value}")
+        if self.class_offset is not None and self.num_classes is None:
+            raise ValueError(
+                f"class_offset: expected num_classes beside it, got {self.class_offset} alone"
+            )
 
     def _check_flags(self, *names: str) -> None:
         for name in names:
@@ -108,10 +140,11 @@ class LinearOptions(CommonOptions):
     _: KW_ONLY
     chunk_rows: int | None = None
     recompute: bool = False
+    partial_hidden_grad: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_flags("recompute")
+        self._check_flags("recompute", "partial_hidden_grad")
         if self.chunk_rows is not None:
             self._set("chunk_rows", as_index("chunk_rows", self.chunk_rows))
             if self.chunk_rows < 1:
@@ -195,6 +228,8 @@ class _Features:
 class LinearModuleArguments(LinearArguments, _Features):
     """Of the module that has the projection."""
 
+    num_classes: int = field(kw_only=False)
+
 
 @declared
 class _HiddenAndTarget:
@@ -265,6 +300,22 @@ class LinearInputs(NamedTuple):
 def accumulate_dtype(logits: Tensor) -> torch.dtype:
     """The dtype of the loss and of all sums."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+class ClassRange(NamedTuple):
+    """The classes that columns of logits are: `count` of them, from class `first` on of `all`.
+    Columns behind these are padding."""
+
+    first: int
+    count: int  # type: ignore[assignment]  # hides that of tuples
+    all: int
+
+
+def class_range(columns: int, options: CommonOptions) -> ClassRange:
+    if options.num_classes is None:
+        return ClassRange(0, columns, columns)
+    first = options.class_offset or 0
+    return ClassRange(first, max(0, min(columns, options.num_classes - first)), options.num_classes)
 
 
 def has_one_class(inputs: Inputs | LinearInputs) -> bool:

@@ -24,6 +24,8 @@ def schema_of(declaration: type, keywords: list[str], *, traced: bool) -> str:
     constant of the graph, which is compiled anew whenever it changes."""
     hints = get_type_hints(declaration)
     declared = {name: TYPES.get(hints[name]) or "str" for name in keywords}
+    if "process_group" in declared:  # by its name
+        declared["process_group"] = "str?"
     if traced:
         declared["label_smoothing"] = "Tensor"
     return ", ".join(f"{kind} {name}" for name, kind in declared.items())

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from labelsmooth._backends import sharded
 from labelsmooth._backends.linear import loop, operators, sizes
 from labelsmooth._backends.linear.sizes import product_dtype
 from labelsmooth._backends.linear.sums import Gradients, finish
@@ -141,7 +142,7 @@ class FakeKernel:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """Tensors that claim to be on a GPU. Whatever would wait for it (item, nonzero, a copy to the
     CPU) raises, as does a shape that depends on values."""
-    monkeypatch.setattr(loop, "choose_backend", lambda name, device: FakeKernel())
+    monkeypatch.setattr(sharded, "choose_backend", lambda name, device: FakeKernel())
     torch.use_deterministic_algorithms(False)  # which fills memory: another operator
     with FakeTensorMode(), Device() as device:
         yield device

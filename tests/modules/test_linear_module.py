@@ -57,13 +57,14 @@ def test_every_option_is_declared_once() -> None:
     loss = inspect.signature(FusedLabelSmoothingLoss).parameters
     module = inspect.signature(FusedLinearLabelSmoothingLoss).parameters
     function = inspect.signature(linear_label_smoothing_loss).parameters
-    for name in set(loss) - {"inplace", "from_log_probs"}:
+    for name in set(loss) - {"inplace", "from_log_probs", "num_classes"}:
         assert module[name].default == function[name].default == loss[name].default
         assert module[name].kind == function[name].kind == inspect.Parameter.KEYWORD_ONLY
     own = {"in_features", "num_classes", "bias", "device", "dtype"}
-    assert set(module) - own == set(OPTIONS) | {"return_stats"}
+    ranks = {"process_group", "class_offset", "partial_hidden_grad"}
+    assert set(module) - own == set(OPTIONS) | {"return_stats"} | ranks
     call = {"hidden", "linear_weight", "target", "linear_bias", "normalizer", "row_weight"}
-    assert set(function) - call == set(module) - own
+    assert set(function) - call == set(module) - own | {"num_classes"}
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
@@ -82,7 +83,7 @@ def test_copies_are_equal_and_apart(duplicate: Any) -> None:
 def test_repr() -> None:
     shown = repr(FusedLinearLabelSmoothingLoss(D, C, label_smoothing=0.1, chunk_rows=64))
     assert shown.startswith(
-        "FusedLinearLabelSmoothingLoss(\n  label_smoothing=0.1, chunk_rows=64\n"
+        "FusedLinearLabelSmoothingLoss(\n  label_smoothing=0.1, num_classes=5, chunk_rows=64\n"
     )
     assert "Linear(in_features=3, out_features=5, bias=False)" in shown
 

@@ -26,8 +26,10 @@ from ..._call.problem import (
     accumulate_dtype,
 )
 from .. import eager
-from ..choose import choose_backend
-from ..rows import counting_rows
+from ..exchange import together
+from ..ranks import summed
+from ..sharded import backend_of
+from ..target import counting_rows
 from . import sizes
 from .sums import Gradients, Rows, Sums, finish
 
@@ -67,8 +69,15 @@ def forward(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
 ) -> LinearOutputs:
     """Loss, statistics and the gradients that are needed; `dtype` is that of the projection."""
+    with together(options.process_group, inputs.hidden):
+        return _forward(inputs, options, dtype, needed)
+
+
+def _forward(
+    inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
+) -> LinearOutputs:
     check_targets(sizes.from_logits(inputs, dtype), options)
-    call = _Call(inputs, options, dtype)
+    call = _Call(inputs, options, dtype, needed)
     rows, with_grad = len(inputs.hidden), any(needed)
     scale = call.scale() if with_grad else _Scale(call.denominator)
     sums = call.sums(needed, scale)
@@ -77,6 +86,7 @@ def forward(
     row_stats = inputs.hidden.new_zeros(6 if options.return_stats else 4, rows, dtype=of_sums)
     predicted = inputs.target.new_zeros(rows if options.return_stats else 0, dtype=torch.int64)
     chunk_losses = [row_loss.new_zeros(())]
+    call.agree_if_empty()
     for chunk, hidden, logits in call.chunks():
         kernel = call.of_kernel(logits, chunk, scale.divisor)
         outputs = call.backend.forward(*kernel, with_grad=with_grad)
@@ -98,7 +108,7 @@ def forward(
             loss = loss if scale.divisor is None else loss * scale.divisor
             loss = eager.divided(loss, call.denominator)
     pending = inputs.hidden.new_empty(0) if scale.pending is None else scale.pending
-    return LinearOutputs(loss, row_stats, predicted, *sums.gradients(), pending)
+    return LinearOutputs(loss, row_stats, predicted, *call.gradients(sums), pending)
 
 
 def backward(
@@ -110,7 +120,7 @@ def backward(
     needed: list[bool],
 ) -> Gradients:
     """The gradients that are needed, from the statistics that forward left."""
-    call = _Call(inputs, options, dtype)
+    call = _Call(inputs, options, dtype, needed)
     scale = call.scale(grad_loss)
     sums = call.sums(needed, scale)
     per_row = options.reduction == "none"
@@ -124,16 +134,21 @@ def backward(
         sums.add(chunk, hidden, call.linear_weight, logits)
     one = torch.ones((), device=inputs.hidden.device)
     pending = one if scale.pending is None else scale.pending
-    return finish(sums.gradients(), pending, inputs, keep=False, backend=call.backend)
+    return finish(call.gradients(sums), pending, inputs, keep=False, backend=call.backend)
 
 
 class _Call:
     """What all chunks of a call share."""
 
-    def __init__(self, inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        inputs: LinearInputs,
+        options: LinearOptions,
+        dtype: torch.dtype,
+        needed: list[bool],
+    ) -> None:
         hidden, linear_weight, linear_bias, *_ = inputs
         self._inputs, self._options = inputs, options
-        self.backend = choose_backend(options.backend, hidden.device)
         self._dtype = dtype = sizes.product_dtype(dtype, hidden.device)
         self.linear_weight = linear_weight
         if linear_weight.dtype != dtype:
@@ -141,6 +156,8 @@ class _Call:
             self.linear_weight = sizes.new_empty(shape, dtype, hidden.device).copy_(linear_weight)
         self._linear_bias = sizes.bias_in(linear_bias, dtype, options)
         self._whole = sizes.from_logits(inputs, dtype)
+        of_hidden = needed[0] + 2 * hidden.requires_grad  # which the ranks sum together
+        self.backend = backend_of(self._whole, options, grad_of_hidden=of_hidden)
         self.denominator = eager.denominator(self._whole, options)
         self.accumulate_dtype = accumulate_dtype(self._whole.logits)
         rows, features = hidden.shape
@@ -211,8 +228,33 @@ class _Call:
             reduction = "none"
         return inputs, self._options.of_logits(reduction=reduction, inplace=True)
 
+    def agree_if_empty(self) -> None:
+        """Without a chunk the ranks would exchange nothing, and see no difference between them."""
+        if self.is_empty and self._options.process_group is not None:
+            nothing = self.linear_weight.new_empty(1, 0, dtype=self.accumulate_dtype)
+            self.backend.gather(nothing, with_targets=False)
+
     def sums(self, needed: list[bool], scale: _Scale) -> Sums:
-        return Sums(self._inputs, needed, step=self._step, alpha=scale.alpha)
+        return Sums(
+            self._inputs,
+            needed,
+            step=self._step,
+            alpha=scale.alpha,
+            over_ranks=self._sums_hidden,
+        )
+
+    @property
+    def _sums_hidden(self) -> bool:
+        """Whether the gradient of the hidden states, of which a rank has that of its classes, is
+        summed over them."""
+        options = self._options
+        return options.process_group is not None and not options.partial_hidden_grad
+
+    def gradients(self, sums: Sums) -> Gradients:
+        made = sums.gradients()
+        if not self._sums_hidden or made.hidden.numel() == 0:
+            return made
+        return made._replace(hidden=summed(made.hidden, str(self._options.process_group)))
 
     def scale(self, grad_loss: Tensor | None = None) -> _Scale:
         """By the denominator in the kernel; but float16 could not hold a gradient that is divided

@@ -22,17 +22,26 @@ class Gradients(NamedTuple):
 class Sums:
     """Of those that are needed, for the rows of G that come; `alpha` undoes what G is scaled by.
 
-    Several chunks of a 16-bit weight's gradient are added up in float32.
+    Several chunks of a 16-bit weight's gradient are added up in float32, and so is what the ranks
+    have of that of the hidden states.
     """
 
     def __init__(
-        self, inputs: LinearInputs, needed: list[bool], *, step: int, alpha: float
+        self,
+        inputs: LinearInputs,
+        needed: list[bool],
+        *,
+        step: int,
+        alpha: float,
+        over_ranks: bool,
     ) -> None:
         hidden, linear_weight, *_ = inputs
         self._needed, self._alpha, self._first = needed, alpha, True
+        self._over_ranks = over_ranks
         self.hidden, self.linear_weight, self.linear_bias = (hidden.new_empty(0) for _ in range(3))
         if needed[0]:
-            self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
+            dtype = accumulate_dtype(hidden) if over_ranks else hidden.dtype
+            self.hidden = hidden.new_zeros(hidden.shape, dtype=dtype)
         if needed[1]:
             dtype = sizes.dtype_of_sums(linear_weight.dtype, len(hidden) > step)
             shape = tuple(linear_weight.shape)
@@ -61,6 +70,9 @@ class Sums:
     def _write_hidden(self, rows: Rows, grad_logits: Tensor, linear_weight: Tensor) -> None:
         if isinstance(rows, slice) and self.hidden.dtype == grad_logits.dtype:
             self.hidden[rows].addmm_(grad_logits, linear_weight, beta=0, alpha=self._alpha)
+        elif self._over_ranks and _adds_in_float32(grad_logits):
+            product = torch.mm(grad_logits, linear_weight, out_dtype=torch.float32)
+            self.hidden[rows] = product * self._alpha
         else:
             product = grad_logits.new_empty(len(grad_logits), linear_weight.shape[1])
             product.addmm_(grad_logits, linear_weight, beta=0, alpha=self._alpha)
@@ -70,7 +82,7 @@ class Sums:
         sums, beta = self.linear_weight, 0 if self._first else 1
         if sums.dtype == grad_logits.dtype:
             sums.addmm_(grad_logits, hidden, beta=beta, alpha=self._alpha)
-        elif _adds_in_float32(sums.device):
+        elif _adds_in_float32(grad_logits):
             torch.addmm(
                 *(sums, grad_logits, hidden),
                 out_dtype=sums.dtype,
@@ -93,9 +105,9 @@ def _blocks(matrix: Tensor) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(matrix), step))
 
 
-def _adds_in_float32(device: torch.device) -> bool:
-    """Whether a product of 16-bit matrices can be added to float32 sums."""
-    return device.type == "cuda" and torch.version.hip is None
+def _adds_in_float32(factor: Tensor) -> bool:
+    """Whether its product with another 16-bit matrix can be had in float32."""
+    return factor.dtype.itemsize == 2 and factor.is_cuda and torch.version.hip is None
 
 
 def finish(

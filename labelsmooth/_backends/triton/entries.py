@@ -30,10 +30,13 @@ class Entries(NamedTuple):
 
 @triton.jit
 def class_of_entry(rows, k, inside):
-    """And whether it is one."""
+    """And whether it is one, of these."""
     pointers = rows.entries + tl.cast(k, tl.int64) * rows.target_stride
     c = tl.load(pointers, mask=inside, other=0).to(tl.int64)
-    counts = inside & (c != rows.ignore_index) & (c >= 0) & (c < rows.classes)
+    counts = inside & (c != rows.ignore_index)
+    if rows.class_offset.dtype != tl.int1:
+        c -= rows.class_offset
+    counts &= (c >= 0) & (c < rows.classes)
     return tl.where(counts, c, 0), counts
 
 

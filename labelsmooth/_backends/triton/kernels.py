@@ -5,12 +5,16 @@ rows      longer ones: the tiles' statistics combined; read again for the gradie
 parts     the statistics of a part of each row, where there are few rows, for
 combine   the loss from those
 gradient  from statistics that are known, of a part of each row
+
+Where the classes are a rank's, it is not the loss but a RowPart that the first four come to.
 """
 
 import triton
 import triton.language as tl
 
 from .entries import entries_of, entropy_of_entries, gradient_of_entries
+from .gradient import scale_of, write_gradient
+from .outputs import store_evaluation, store_loss, store_partial
 from .row_math import (
     UNMASKED,
     ClassSums,
@@ -21,85 +25,41 @@ from .row_math import (
     grad_terms,
     log_sum_exp,
     log_sum_exp_from,
-    logit_grad,
     reference_from,
     row_loss,
     row_terms,
     smoothing_entropy,
-    soft_coef,
+    soft_nll,
     target_entropy,
     target_terms,
-    transform_slope,
     weighted,
 )
 from .rows import (
-    accumulated,
     class_sums_of,
+    first_read,
     given_at,
     nothing,
-    of_classes,
     of_good_rows,
     of_weight,
     pointers_to,
     rows_of_program,
     scalar,
-    spread_coef_at,
-    target_probs_at,
     transformed,
+    uniform,
     vectors_of_target,
 )
 from .sums import (
     TargetSums,
     combined_parts,
     empty_sums,
-    store_part,
+    store_sums,
     sums_between,
     sums_of_tile,
     target_sums,
 )
 
-# ---- gradient ------------------------------------------------------------------------------------
 
-
-@triton.jit
-def scale_of(scale, scale_stride, rows, dtype: tl.constexpr):
-    """The row's weight times the incoming gradient over the denominator; NaN makes all that it
-    scales NaN."""
-    if scale is None:
-        factor = tl.zeros_like(rows.index).to(dtype) + 1
-    else:
-        factor = tl.load(scale + rows.index * scale_stride, mask=rows.inside, other=0.0)
-    return tl.where(rows.bad, float("nan"), of_weight(rows, factor))
-
-
-@triton.jit
-def write_gradient(pointers, stride, rows, x0, x, c, grad, target, options):
-    """As if there were no target, where that is a few classes."""
-    spread = spread_coef_at(rows, c, x0, options)
-    coef = grad.beta * spread
-    if rows.entries.dtype.is_ptr():
-        pass
-    elif rows.probs.dtype.is_ptr():
-        weight = of_classes(rows.weight, 1.0, rows, c)
-        probs = weighted(grad.kappa * target_probs_at(rows, c, x.dtype), weight)
-        coef = soft_coef(spread, probs, grad.beta)
-    elif options.smooth_over == UNMASKED:  # something of which the target may have too, or not
-        own = tl.where(c == rows.target, grad.scale * target.tau, 0.0)
-        coef = soft_coef(spread, own, grad.beta)
-    else:
-        coef = tl.where(c == rows.target, grad.scale * target.coef, coef)
-    gradient = logit_grad(tl.exp(x - grad.shift), coef, grad) * transform_slope(x, options)
-    gradient = tl.where(rows.unused, 0.0, gradient)  # an unused row may hold NaN
-    inside = rows.inside & (c < rows.classes)
-    tl.store(
-        pointers + c.to(tl.int64) * stride, gradient.to(pointers.dtype.element_ty), mask=inside
-    )
-
-
-# ---- the kernel ----------------------------------------------------------------------------------
-
-
-@triton.jit(do_not_specialize=["ignore_index"])
+@triton.jit(do_not_specialize=["ignore_index", "class_offset", "all_classes"])
 def loss_kernel(
     logits,
     logits_outer,
@@ -115,10 +75,13 @@ def loss_kernel(
     prior,
     class_coef,
     class_sums,  # (2,), or None
+    target_prior,  # u_y of classes that are elsewhere too, (N,), or None
     row_weight,  # (N,), or None
     outer,
     inner,
     classes,
+    class_offset,  # of all_classes these are those from here on; None: all
+    all_classes,
     ignore_index: tl.int64,
     label_smoothing,
     lse_square_scale,
@@ -137,9 +100,10 @@ def loss_kernel(
     scale,  # of the gradient: (N,), or one number and stride 0; None: 1
     scale_stride,
     loss,  # (N,)
-    row_stats,  # (4, N), or (6, N) with statistics
+    row_stats,  # (4, N), or (6, N) with statistics; PARTIAL: of a RowPart, (fields, N)
     predicted,  # (N,)
     parts,  # (12, N, PARTS)
+    PARTIAL: tl.constexpr,  # no loss, but what these classes are to the rows
     WITH_STATS: tl.constexpr,
     STAGE: tl.constexpr,
     PARTS: tl.constexpr,
@@ -178,14 +142,21 @@ def loss_kernel(
         row_weight,
         inner,
         classes,
+        class_offset,
+        classes if class_offset is None else all_classes,
         ignore_index,
         WITH_STATS or ROWS > 1,  # of several rows it would only spoil wide reads to leave one out
         ENTRIES,
         ROWS,
     )
-    totals = class_sums_of(class_sums, classes, dtype)
-    target_prior, target_weight = vectors_of_target(rows, dtype)
-    terms = row_terms(target_prior, totals, options)
+    totals = class_sums_of(class_sums, rows, dtype)
+    own_prob, own_weight, own_prior = vectors_of_target(rows, dtype)
+    y_prior = own_prior  # wherever that is
+    if target_prior is not None:
+        y_prior = tl.load(target_prior + rows.index, mask=rows.inside, other=0.0)
+    elif PARTIAL:
+        y_prior = tl.zeros_like(own_prior) + uniform(rows, dtype)
+    terms = row_terms(y_prior, totals, options)
     N = tl.cast(inner, tl.int64) * outer
     span = tl.cdiv(tl.cdiv(classes, tl.num_programs(1)), BLOCK) * BLOCK  # of a part
     begin = tl.program_id(1) * span
@@ -198,16 +169,17 @@ def loss_kernel(
         sum_exp = tl.load(row_stats + N + rows.index, mask=rows.inside, other=1.0)
         stats = RowStats(shift, sum_exp, tl.zeros_like(shift))
         zero = tl.zeros_like(shift)  # a logit that is not masked
-        own = target_terms(1.0, target_weight, target_prior, zero, terms, options)
-        if DENSE or SPARSE or SMOOTH_OVER == UNMASKED:
+        own = target_terms(own_prob, own_weight, own_prior, zero, terms, options)
+        if DENSE or SPARSE or SMOOTH_OVER == UNMASKED or class_offset is not None:
             mass = tl.load(row_stats + 2 * N + rows.index, mask=rows.inside, other=0.0)
             beta = tl.load(row_stats + 3 * N + rows.index, mask=rows.inside, other=0.0)
             terms = RowTerms(beta, terms.kappa, mass)
         else:  # fewer loads: of one class they are known
             terms = RowTerms(terms.beta, terms.kappa, terms.mass + own.tau)
     else:
-        own_x0 = given_at(rows, rows.target)
-        own_x = transformed(rows, rows.target, own_x0, options)
+        own_c = first_read(rows)
+        own_x0 = given_at(rows, own_c)
+        own_x = transformed(rows, own_c, own_x0, options)
         reference = reference_from(own_x)
         empty = empty_sums(rows, dtype, DENSE, SMOOTH_OVER == UNMASKED, KL_DIV, WITH_STATS)
         if STAGE == "whole":
@@ -221,13 +193,13 @@ def loss_kernel(
             end_read = tl.where(tl.max(rows.read.to(tl.int32)) > 0, end, 0)
             sums = sums_between(empty, rows, begin, end_read, reference, terms, options, BLOCK)
         if STAGE == "parts":
-            store_part(parts, rows, N, sums, PARTS)
+            store_sums(parts, rows, N, sums, PARTS)
         else:
             stats = RowStats(finite_or_zero(sums.shift), sums.sum_exp, sums.spread_dot)
             if SMOOTH_OVER == UNMASKED:
                 totals = ClassSums(sums.coef, sums.coef_log, sums.prior)
-                terms = row_terms(target_prior, totals, options)
-            own = target_terms(1.0, target_weight, target_prior, own_x0, terms, options)
+                terms = row_terms(y_prior, totals, options)
+            own = target_terms(own_prob, own_weight, own_prior, own_x0, terms, options)
             if DENSE or SPARSE:
                 if DENSE:
                     of_target = TargetSums(sums.target_dot, sums.target_mass, sums.prob, sums.nll)
@@ -237,32 +209,47 @@ def loss_kernel(
                     entropy = entropy_of_entries(entries, rows, terms, options, ENTRIES)
                 target_dot = weighted(terms.kappa, of_target.dot)
                 target_mass = weighted(terms.kappa, of_target.mass)
-            else:  # by itself
-                target_dot = weighted(own.coef, own_x - reference)
+            else:
+                # By itself, as sums_of_tile leaves it out.
+                own_coef = own.tau if PARTIAL and SMOOTH_OVER == UNMASKED else own.coef
+                target_dot = weighted(own_coef, own_x - reference)
                 target_mass = own.tau
+                nll = soft_nll(own_prob, 0.0, own_x - reference)
+                of_target = TargetSums(target_dot, target_mass, own_prob, nll)
                 entropy = target_entropy(own)
-            terms = RowTerms(terms.beta, terms.kappa, terms.mass + target_mass)
-            row_losses = row_loss(stats, terms, target_dot, reference, options)
-            if KL_DIV:
-                row_losses += entropy
-                if not DENSE:  # which is of all classes already
-                    row_losses += smoothing_entropy(terms, totals)
-            row_losses = of_good_rows(rows, of_weight(rows, row_losses))
-            tl.store(loss + rows.index, row_losses, mask=rows.inside)
-            tl.store(row_stats + rows.index, stats.shift, mask=rows.inside)
-            tl.store(row_stats + N + rows.index, stats.sum_exp, mask=rows.inside)
-            tl.store(row_stats + 2 * N + rows.index, terms.mass, mask=rows.inside)
-            tl.store(row_stats + 3 * N + rows.index, terms.beta, mask=rows.inside)
-            if WITH_STATS:
-                nll = log_sum_exp_from(reference, stats, options)
-                if DENSE or SPARSE:
-                    nll = weighted(of_target.prob, nll) + of_target.nll
-                else:
-                    nll -= own_x - reference
-                lse = log_sum_exp(stats, options)
-                tl.store(row_stats + 4 * N + rows.index, lse, mask=rows.inside)
-                tl.store(row_stats + 5 * N + rows.index, of_good_rows(rows, nll), mask=rows.inside)
-                tl.store(predicted + rows.index, sums.best, mask=rows.inside)
+            if KL_DIV and not DENSE:  # which is of all classes already
+                entropy += smoothing_entropy(terms, totals)
+            if PARTIAL:
+                store_partial(
+                    row_stats,
+                    N,
+                    rows,
+                    sums,
+                    stats,
+                    terms,
+                    totals,
+                    of_target,
+                    target_dot,
+                    target_mass,
+                    entropy,
+                    reference,
+                    options,
+                    SMOOTH_OVER == UNMASKED,
+                    KL_DIV,
+                    WITH_STATS,
+                )
+            else:
+                terms = RowTerms(terms.beta, terms.kappa, terms.mass + target_mass)
+                row_losses = row_loss(stats, terms, target_dot, reference, options)
+                if KL_DIV:
+                    row_losses += entropy
+                row_losses = of_good_rows(rows, of_weight(rows, row_losses))
+                store_loss(loss, row_stats, N, rows, row_losses, stats, terms)
+                if WITH_STATS:
+                    nll = log_sum_exp_from(reference, stats, options)
+                    nll = of_good_rows(rows, weighted(of_target.prob, nll) + of_target.nll)
+                    lse = log_sum_exp(stats, options)
+                    store_evaluation(row_stats, predicted, N, rows, lse, nll, sums.best)
 
     if grad_logits is not None:
         grad = grad_terms(stats, terms, scale_of(scale, scale_stride, rows, dtype), options)
@@ -284,18 +271,3 @@ def loss_kernel(
         if SPARSE:
             tl.debug_barrier()  # it replaces what has been written there
             tl.store(pointers + entries.target * grad_stride, of_entries, mask=entries.counts)
-
-
-# ---- a gradient made in forward ------------------------------------------------------------------
-
-
-@triton.jit
-def scale_kernel(values, count, factor, BLOCK: tl.constexpr):
-    """Leaves at once if there is nothing to scale."""
-    scale = tl.load(factor)
-    if scale != 1:
-        first = tl.program_id(0).to(tl.int64) * BLOCK
-        for start in range(first, count, tl.num_programs(0) * BLOCK):
-            k = start + tl.arange(0, BLOCK)
-            value = accumulated(tl.load(values + k, mask=k < count)) * scale
-            tl.store(values + k, value.to(values.dtype.element_ty), mask=k < count)

@@ -15,9 +15,12 @@ from torch.library import triton_op, wrap_triton
 
 from ..._call.problem import Inputs, Options, Outputs
 from .. import native
+from ..parts import field_count
 from .call import Call, strides_of
-from .kernels import loss_kernel, scale_kernel
+from .gradient import scale_kernel
+from .kernels import loss_kernel
 from .plan import Tile, gpu_of, tile_of
+from .rank_rows import combine_kernel
 
 
 def _call(name: str, traced: bool, *arguments: object) -> Any:
@@ -36,6 +39,16 @@ def backward(
 ) -> Tensor:
     """The gradient of the logits, from the statistics that forward left."""
     return native.backward(grad_loss, row_stats, inputs, options, inplace=inplace, call=_call)
+
+
+def partial(inputs: Inputs, options: Options) -> Tensor:
+    """What this rank's classes are to the rows, (fields, N), as row_part.h has it."""
+    return native.partial(inputs, options, call=_call)
+
+
+def combine(parts: Tensor, inputs: Inputs, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """What forward returns but the gradient, from the parts of all ranks, (ranks, fields, N)."""
+    return native.combine(parts, inputs, options, call=_call)
 
 
 def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
@@ -73,6 +86,7 @@ def _launch(
         row_stats,
         outputs.get("predicted"),
         outputs.get("parts"),
+        PARTIAL=call.partial,
         WITH_STATS=call.with_stats,
         STAGE=stage,
         PARTS=call.plan.parts,
@@ -83,22 +97,36 @@ def _launch(
     )
 
 
-def _run_forward(call: Call, grad_logits: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    logits, rows = call.logits, (call.logits.shape[0], *call.logits.shape[2:])
+def _launch_rows(
+    call: Call,
+    outputs: dict[str, Tensor],
+    grad_logits: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
     tile, whole, parts = call.plan
-    loss = logits.new_empty(rows, dtype=call.dtype)
-    row_stats = logits.new_empty((6 if call.with_stats else 4, call.rows), dtype=call.dtype)
-    predicted = logits.new_empty(rows if call.with_stats else 0, dtype=torch.int64)
-    outputs = {"loss": loss, "row_stats": row_stats, "predicted": predicted}
-    scale = None if grad_logits is None else call.scale(None)
     if parts == 1:
         _launch(call, "whole" if whole else "rows", tile, 1, outputs, grad_logits, scale)
     else:
-        outputs["parts"] = logits.new_empty((12, call.rows, parts), dtype=torch.float64)
-        _launch(call, "parts", tile, parts, outputs)
-        _launch(call, "combine", tile, 1, outputs)
+        sums = call.logits.new_empty((12, call.rows, parts), dtype=torch.float64)
+        _launch(call, "parts", tile, parts, {**outputs, "parts": sums})
+        _launch(call, "combine", tile, 1, {**outputs, "parts": sums})
         if grad_logits is not None:
-            _launch_gradient(call, row_stats, grad_logits, scale)
+            _launch_gradient(call, outputs["row_stats"], grad_logits, scale)
+
+
+def _outputs(call: Call) -> dict[str, Tensor]:
+    """Of rows, before they are reduced."""
+    rows, new_empty = call.shape_of_rows, call.logits.new_empty
+    return {
+        "loss": new_empty(rows, dtype=call.dtype),
+        "row_stats": new_empty((6 if call.with_stats else 4, call.rows), dtype=call.dtype),
+        "predicted": new_empty(rows if call.with_stats else 0, dtype=torch.int64),
+    }
+
+
+def _reduced(
+    call: Call, loss: Tensor, row_stats: Tensor, predicted: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     if call.reduction != native.REDUCTIONS["none"]:
         loss = loss.sum()
         if call.denominator is not None:
@@ -106,16 +134,48 @@ def _run_forward(call: Call, grad_logits: Tensor | None) -> tuple[Tensor, Tensor
     return loss, row_stats, predicted
 
 
+def _run_forward(call: Call, grad_logits: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = _outputs(call)
+    scale = None if grad_logits is None else call.scale(None)
+    _launch_rows(call, outputs, grad_logits, scale)
+    return _reduced(call, **outputs)
+
+
 def _launch_gradient(
     call: Call, row_stats: Tensor, grad_logits: Tensor, scale: Tensor | None
 ) -> None:
-    tile = tile_of(call.plan.tile.rows, call.classes, 4096, call.logits.dtype)
-    parts = triton.cdiv(call.classes, tile.block)
+    classes = call.classes.count
+    tile = tile_of(call.plan.tile.rows, classes, 4096, call.logits.dtype)
+    parts = triton.cdiv(classes, tile.block)
     _launch(call, "gradient", tile, parts, {"row_stats": row_stats}, grad_logits, scale)
 
 
 def _run_backward(call: Call, grad_loss: Tensor, row_stats: Tensor, grad_logits: Tensor) -> None:
     _launch_gradient(call, row_stats, grad_logits, call.scale(grad_loss.to(call.dtype)))
+    _zero_padding(call, grad_logits)
+
+
+def _run_combine(call: Call, parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    outputs, block = _outputs(call), 128
+    if not parts[0].is_contiguous():
+        parts = parts.contiguous()
+    if call.rows > 0:
+        wrap_triton(combine_kernel)[(triton.cdiv(call.rows, block),)](
+            *(parts, parts.stride(0), parts.shape[0]),
+            *call.combine_arguments,
+            *outputs.values(),
+            WITH_STATS=call.with_stats,
+            BLOCK=block,
+            num_warps=block // call.gpu.warp,
+        )
+    return _reduced(call, **outputs)
+
+
+def _zero_padding(call: Call, grad_logits: Tensor) -> Tensor:
+    """Of columns behind the last class."""
+    if call.classes.count < grad_logits.shape[1]:
+        grad_logits[:, call.classes.count :].zero_()
+    return grad_logits
 
 
 # ---- operators, of the schemas of csrc/torch/ops.cpp ---------------------------------------------
@@ -124,15 +184,18 @@ def _run_backward(call: Call, grad_loss: Tensor, row_stats: Tensor, grad_logits:
 def _forward(*arguments):  # type: ignore[no-untyped-def]
     *shared, with_grad, with_stats = arguments
     call = Call(*shared, with_stats=with_stats)
-    grad_logits = torch.empty_like(call.logits) if with_grad else None
-    made = _run_forward(call, grad_logits)
-    return *made, call.logits.new_empty(0) if grad_logits is None else grad_logits
+    if not with_grad:
+        return *_run_forward(call, None), call.logits.new_empty(0)
+    grad_logits = torch.empty_like(call.logits)
+    return *_run_forward(call, grad_logits), _zero_padding(call, grad_logits)
 
 
 def _forward_(*arguments):  # type: ignore[no-untyped-def]
     *shared, with_stats = arguments
     call = Call(*shared, with_stats=with_stats)
-    return _run_forward(call, call.logits)
+    made = _run_forward(call, call.logits)
+    _zero_padding(call, call.logits)
+    return made
 
 
 def _backward(grad_loss, logits, target, target_probs, row_stats, *options):  # type: ignore[no-untyped-def]
@@ -144,6 +207,20 @@ def _backward(grad_loss, logits, target, target_probs, row_stats, *options):  # 
 
 def _backward_(grad_loss, logits, target, target_probs, row_stats, *options):  # type: ignore[no-untyped-def]
     _run_backward(Call(logits, target, target_probs, *options), grad_loss, row_stats, logits)
+
+
+def _partial(*arguments):  # type: ignore[no-untyped-def]
+    *shared, with_stats = arguments
+    call = Call(*shared, with_stats=with_stats, partial=True)
+    fields = field_count(call.unmasked, call.kl_div, with_stats)
+    parts = call.logits.new_empty((fields, call.rows), dtype=call.dtype)
+    _launch_rows(call, {"row_stats": parts})
+    return parts
+
+
+def _combine(parts, *arguments):  # type: ignore[no-untyped-def]
+    *shared, with_stats = arguments
+    return _run_combine(Call(*shared, with_stats=with_stats), parts)
 
 
 def _scale_(grad_logits, grad_loss):  # type: ignore[no-untyped-def]
@@ -200,4 +277,6 @@ _define(_forward, native.FAKES["forward"])
 _define(_forward_, native.FAKES["forward_"])
 _define(_backward, native.FAKES["backward"])
 _define(_backward_, native.FAKES["backward_"])
+_define(_partial, native.FAKES["partial"])
+_define(_combine, native.FAKES["combine"])
 _define(_scale_, lambda grad_logits, grad_loss: None)

@@ -14,8 +14,9 @@ from .row_math import ClassSums, transform_logit, unless_masked, weighted
 
 
 class Rows(NamedTuple):
-    """The rows of a program and the classes that they are over. Their target is one class, a few
-    (its entries, each a class and a probability), or probabilities of all."""
+    """The rows of a program and the classes that they are over, counted from the first of these.
+    Their target is one class, a few (its entries, each a class and a probability), or probabilities
+    of all."""
 
     outer: tl.tensor  # row = outer * inner + position
     position: tl.tensor
@@ -28,13 +29,15 @@ class Rows(NamedTuple):
     unused: tl.tensor  # ignored, or of weight 0
     logits: tl.tensor  # pointers to class 0
     logits_stride: tl.tensor  # from class to class
-    target: tl.tensor  # the class, 0 where there is none
+    target: tl.tensor  # the class, 0 where there is none; -1 where it is not among these classes
     entries: tl.tensor  # pointers to the first one's class, or nothing()
     entry_count: tl.tensor
     probs: tl.tensor  # pointers to the first probability, or nothing(): it is one class
     target_stride: tl.tensor  # from entry to entry, or from class to class
     ignore_index: tl.tensor
-    classes: tl.tensor
+    classes: tl.tensor  # their number
+    class_offset: tl.tensor  # the first one, of all; or nothing(): these are all
+    all_classes: tl.tensor
     weight: tl.tensor  # pointers to w_c, u_c and v_c; or nothing(): 1, 1/C and 1/C
     prior: tl.tensor
     class_coef: tl.tensor
@@ -80,6 +83,8 @@ def rows_of_program(
     row_weight,
     inner,
     classes,
+    class_offset,
+    all_classes,
     ignore_index,
     READ_UNUSED: tl.constexpr,
     ENTRIES: tl.constexpr,
@@ -105,13 +110,17 @@ def rows_of_program(
         c = tl.load(entries + k.to(tl.int64) * target_stride, mask=here, other=0).to(tl.int64)
         counts = here & (c != ignore_index)
         ignored = tl.max(counts.to(tl.int32), 1, keep_dims=True) == 0
-        wrong = counts & ((c < 0) | (c >= classes))
+        wrong = counts & ((c < 0) | (c >= all_classes))
         bad = tl.max(wrong.to(tl.int32), 1, keep_dims=True) > 0
     else:
         y = tl.load(target + index, mask=inside, other=0).to(tl.int64)
         ignored = y == ignore_index
-        bad = (y != ignore_index) & ((y < 0) | (y >= classes))
-        y = tl.where(ignored | bad, 0, y)
+        bad = (y != ignore_index) & ((y < 0) | (y >= all_classes))
+        if class_offset is None:
+            y = tl.where(ignored | bad, 0, y)
+        else:
+            y -= class_offset
+            y = tl.where(ignored | bad | (y < 0) | (y >= classes), -1, y)
     unused = ignored
     r = nothing()
     if row_weight is not None:
@@ -139,6 +148,8 @@ def rows_of_program(
         target_stride,
         ignore_index,
         classes,
+        nothing() if class_offset is None else class_offset,
+        all_classes,
         nothing() if weight is None else weight,
         nothing() if prior is None else prior,
         nothing() if class_coef is None else class_coef,
@@ -158,7 +169,7 @@ def accumulated(x):
 
 @triton.jit
 def uniform(rows, dtype: tl.constexpr):
-    return 1 / tl.full((), rows.classes, dtype)
+    return 1 / tl.full((), rows.all_classes, dtype)
 
 
 @triton.jit
@@ -204,21 +215,45 @@ def spread_coef_at(rows, c, x0, options):
 
 
 @triton.jit
-def vectors_of_target(rows, dtype: tl.constexpr):
-    """u_y and w_y, where the target is one class."""
-    u = tl.zeros_like(rows.index).to(dtype) + uniform(rows, dtype)
-    w = tl.zeros_like(rows.index).to(dtype) + 1
-    if rows.prior.dtype.is_ptr() and not rows.probs.dtype.is_ptr():
-        u = tl.load(rows.prior + rows.target)
-        w = tl.load(rows.weight + rows.target)
-    return u, w
+def first_read(rows):
+    """A class of each row that differences may be taken to: its target's, or 0."""
+    if rows.class_offset.dtype == tl.int1:
+        return rows.target
+    else:  # noqa: RET505
+        return tl.maximum(rows.target, 0)
 
 
 @triton.jit
-def class_sums_of(class_sums, classes, dtype: tl.constexpr):
+def vectors_of_target(rows, dtype: tl.constexpr):
+    """t_y, w_y and u_y, where the target is one class; 0 where that is elsewhere."""
+    t = tl.zeros_like(rows.index).to(dtype) + 1
+    w = t
+    u = tl.zeros_like(t) + uniform(rows, dtype)
+    if rows.probs.dtype.is_ptr():
+        pass
+    elif rows.class_offset.dtype == tl.int1:
+        if rows.prior.dtype.is_ptr():
+            w = tl.load(rows.weight + rows.target)
+            u = tl.load(rows.prior + rows.target)
+    else:
+        here = rows.target >= 0
+        t = tl.where(here, 1.0, tl.zeros_like(t))
+        w = t
+        u = tl.where(here, u, 0.0)
+        if rows.prior.dtype.is_ptr():
+            w = tl.load(rows.weight + rows.target, mask=here, other=0.0)
+            u = tl.load(rows.prior + rows.target, mask=here, other=0.0)
+    return t, w, u
+
+
+@triton.jit
+def class_sums_of(class_sums, rows, dtype: tl.constexpr):
     if class_sums is None:
-        one = tl.full((), 1.0, dtype)
-        return ClassSums(one, -tl.log(tl.full((), classes, dtype)), one)
+        log_prior = -tl.log(tl.full((), rows.all_classes, dtype))
+        share = tl.full((), 1.0, dtype)
+        if rows.class_offset.dtype != tl.int1:
+            share = rows.classes * uniform(rows, dtype)
+        return ClassSums(share, share * log_prior, share)
     else:  # noqa: RET505
         return ClassSums(tl.load(class_sums), tl.load(class_sums + 1), 1.0)
 

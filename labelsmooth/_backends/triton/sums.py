@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .row_math import (
+    UNMASKED,
     RowStats,
     coef_log_of_class,
     combine,
@@ -65,7 +66,7 @@ def empty_sums(
     rows,
     dtype: tl.constexpr,
     DENSE: tl.constexpr,
-    UNMASKED: tl.constexpr,
+    OVER_UNMASKED: tl.constexpr,
     KL_DIV: tl.constexpr,
     WITH_STATS: tl.constexpr,
 ):
@@ -75,9 +76,9 @@ def empty_sums(
         zero - float("inf"),
         zero,
         zero,
-        zero if UNMASKED else nothing(),
-        zero if UNMASKED and KL_DIV else nothing(),
-        zero if UNMASKED else nothing(),
+        zero if OVER_UNMASKED else nothing(),
+        zero if OVER_UNMASKED and KL_DIV else nothing(),
+        zero if OVER_UNMASKED else nothing(),
         zero if DENSE else nothing(),
         zero if DENSE else nothing(),
         zero if DENSE and KL_DIV else nothing(),
@@ -158,7 +159,10 @@ def sums_of_tile(empty, rows, x0, x, c, reference, terms, options):
         best = best.to(tl.int64)[:, None]
     difference = tl.where(inside, x - reference, 0.0)
     if not rows.probs.dtype.is_ptr():
-        difference = tl.where(c == rows.target, 0.0, difference)
+        by_itself = c == rows.target
+        if rows.class_offset.dtype != tl.int1:  # of a rank's masked classes beta is not known yet
+            by_itself &= options.smooth_over != UNMASKED
+        difference = tl.where(by_itself, 0.0, difference)
     coef = spread_coef_at(rows, c, x0, options)
     spread_dot = tl.sum(weighted(coef, difference), 1, keep_dims=True)  # frees registers
     entropy = empty.entropy
@@ -207,7 +211,7 @@ def sums_between(empty, rows, begin, end, reference, terms, options, BLOCK: tl.c
 
 
 @triton.jit
-def store_part(parts, rows, N, sums, PARTS: tl.constexpr):
+def store_sums(parts, rows, N, sums, PARTS: tl.constexpr):
     record = parts + rows.index * PARTS + tl.program_id(1)
     for field in tl.static_range(12):
         if sums[field].dtype != tl.int1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,15 @@ from functional.test_properties import *  # noqa: F403, every property, of the b
 from gpu_cases import CASES, Case, check_case
 from linear_checks import error, projection, run, targets, truth
 from reference import reference
+from shards import InShards
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
+from labelsmooth._backends import native
 from labelsmooth._backends.linear import sizes
 from labelsmooth._backends.triton import call, kernels, ops
 from labelsmooth._backends.triton.plan import Gpu, Tile
 from labelsmooth._backends.triton.rows import accumulated
+from labelsmooth._call.problem import Inputs, Options
 
 # numpy warns of the infinities that a kernel means to make.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -93,6 +97,13 @@ def quarters(rows: int, classes: int, *_: Any, **__: Any) -> Tile:
     return Tile(rows, max(1, triton.next_power_of_2(classes) // 4), 128)
 
 
+def in_tiles(processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one program a row, or several."""
+    monkeypatch.setattr("labelsmooth._backends.triton.plan.tile_of", quarters)
+    monkeypatch.setattr(ops, "tile_of", quarters)
+    monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(processors, 32))
+
+
 def is_variant(case: Case) -> bool:
     """Of options, layouts and values; in 16 bits no access lies elsewhere than in 32."""
     return case.dtype != torch.bfloat16 or case.layout == "rows"
@@ -129,11 +140,96 @@ def test_rows_read_once(case: Case) -> None:
     ids=str,
 )
 def test_rows_in_tiles(case: Case, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one program a row, or several."""
-    monkeypatch.setattr("labelsmooth._backends.triton.plan.tile_of", quarters)
-    monkeypatch.setattr(ops, "tile_of", quarters)
-    monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(processors, 32))
+    in_tiles(processors, monkeypatch)
     check_case(case, ops)
+
+
+# ---- rows of which each rank has a part ----------------------------------------------------------
+
+# Two phases are no other launches; of bad targets a part says nothing else.
+OVER_RANKS = [
+    case
+    for case in SHORT
+    if case.one_step
+    and case.dtype != torch.bfloat16
+    and not case.name.startswith(("weight nan", "statistics of bad targets"))
+]
+HANDED_ON_TO_RANKS = [
+    case
+    for case in OVER_RANKS
+    if case.name.startswith(HANDED_ON) and case.classes == 37 and case.dtype == torch.float32
+]
+
+
+@pytest.mark.parametrize("case", OVER_RANKS, ids=str)
+def test_rows_over_ranks(case: Case) -> None:
+    check_case(case, InShards(ops))
+
+
+@pytest.mark.parametrize(
+    ("case", "processors"),
+    [(case, processors) for case in HANDED_ON_TO_RANKS for processors in (1, 16)],
+    ids=str,
+)
+def test_rows_over_ranks_in_tiles(
+    case: Case, processors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_tiles(processors, monkeypatch)
+    check_case(case, InShards(ops))
+
+
+@pytest.mark.parametrize("case", HANDED_ON_TO_RANKS, ids=str)
+@pytest.mark.parametrize("partial", [native, ops], ids=["partial native", "partial triton"])
+def test_parts_are_those_of_the_compiled_kernels(partial: Any, case: Case) -> None:
+    """Made by one backend, combined by the other; by one rank, too."""
+    combine = native if partial is ops else ops
+    mixed = SimpleNamespace(
+        partial=partial.partial, combine=combine.combine, backward=combine.backward
+    )
+    check_case(case, InShards(mixed))
+    check_case(case, InShards(mixed, cuts=()))
+
+
+@pytest.mark.parametrize("with_stats", [False, True])
+@pytest.mark.parametrize("few", [False, True])
+def test_rows_that_say_nothing(few: bool, with_stats: bool) -> None:
+    """An ordinary one, ignored, of weight 0, no class; a NaN and a row that is masked."""
+    logits, target = torch.randn(6, 16), torch.tensor([1, -100, 2, 20, 3, 4])
+    logits[4, 7], logits[5] = torch.nan, -torch.inf
+    inputs = Inputs(logits, target, row_weight=torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 1.0]))
+    if few:
+        inputs = inputs._replace(target=target[:, None], target_probs=torch.ones(6, 1))
+    options = Options(return_stats=with_stats, class_offset=2, num_classes=20)
+    part = ops.partial(inputs, options)
+    expected = native.partial(inputs, options)
+    same = [3] if with_stats else [1, 2, 3]  # what has been read is summed
+    assert torch.equal(part[:, same], expected[:, same])
+    assert (part[1, 3], part[0, 5], part[1, 5]) == (-1, -torch.inf, 0)
+    if with_stats:
+        torch.testing.assert_close(part[-4:-2], expected[-4:-2], equal_nan=True)
+        assert part[-4:-2, 4].isnan().tolist() == [True, False]
+        assert part[-3, 4] == 2 + 7
+
+
+@pytest.mark.parametrize("probs", [False, True])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_padding(offset: int, probs: bool) -> None:
+    """Columns behind the last class: NaN, and their gradient is 0."""
+    logits, target = torch.randn(3, 7), torch.tensor([offset, 2, offset + 4])
+    logits[:, 5:] = torch.nan
+    inputs = Inputs(logits, torch.rand(3, 7) if probs else target)
+    options = Options(label_smoothing=0.1, class_offset=offset, num_classes=offset + 5)
+    parts = ops.partial(inputs, options)
+    grad_loss, row_stats, _ = ops.combine(parts[None], inputs, options)
+    made, expected = (
+        backend.backward(grad_loss, row_stats, inputs, options, inplace=False)
+        for backend in (ops, native)
+    )
+    torch.testing.assert_close(made, expected)
+    assert not made[:, 5:].any()
+    assert parts.isfinite().all()
+    ops.backward(grad_loss, row_stats, inputs, options, inplace=True)
+    assert torch.equal(logits, made)
 
 
 # ---- as a user has it ----------------------------------------------------------------------------

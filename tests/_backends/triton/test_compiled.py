@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ CALLS = [
 ]
 
 
-def inputs_of(kind: str, dtype: torch.dtype, classes: int) -> Inputs:
+def inputs_of(kind: str, dtype: torch.dtype, classes: int, num_classes: int) -> Inputs:
     """Dense probabilities are of a wider dtype than the logits, where there is one."""
-    logits, vector = torch.zeros(2, classes, dtype=dtype), torch.ones(classes)
+    logits, vector = torch.zeros(2, classes, dtype=dtype), torch.ones(num_classes)
     target, probs = torch.zeros(2, dtype=torch.long), None
     if "dense" in kind:
         target = torch.zeros(2, classes, dtype=F32 if dtype == BF16 else dtype)
@@ -73,32 +74,52 @@ class Recorder:
 
 
 def launches(
-    kind: str, dtype: torch.dtype, classes: int, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    dtype: torch.dtype,
+    classes: int,
+    gpu: Gpu,
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int = 1,
 ) -> list[tuple[Any, int]]:
-    """Source and number of warps of each kernel of a step."""
+    """Source and number of warps of each kernel of a step, in which each rank has the classes."""
     recorder = Recorder()
     monkeypatch.setattr(ops, "wrap_triton", recorder)
     monkeypatch.setattr(call, "gpu_of", lambda device: gpu)
-    inputs = inputs_of(kind, dtype, classes)
+    inputs = inputs_of(kind, dtype, classes, ranks * classes)
     options = Options(
         label_smoothing=0.1,
         smooth_over="unmasked" if "unmasked" in kind else "all",
         **({} if "plain" in kind else MORE),
     )
     with simulated_triton(90):
-        outputs = ops.forward(inputs, options, with_grad=True)
-        ops.backward(torch.ones(()), outputs.row_stats, inputs, options, inplace=False)
-        ops.scaled_(outputs.grad_logits, torch.ones((), dtype=outputs.loss.dtype))
+        if ranks == 1:
+            outputs = ops.forward(inputs, options, with_grad=True)
+            row_stats = outputs.row_stats
+            ops.scaled_(outputs.grad_logits, torch.ones((), dtype=outputs.loss.dtype))
+        else:
+            options = replace(options, class_offset=classes, num_classes=ranks * classes)
+            if "unmasked" in kind:  # else it is eager's
+                options = replace(options, objective="cross_entropy")
+            parts = ops.partial(inputs, options)[None]
+            _, row_stats, _ = ops.combine(parts, inputs, options)
+        ops.backward(torch.ones(()), row_stats, inputs, options, inplace=False)
     return recorder.made
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: "-".join(map(str, call)))
+@pytest.mark.parametrize(
+    ("call", "ranks"),
+    [*((call, 1) for call in CALLS), *((call, 3) for call in CALLS[::4])],
+    ids=lambda value: str(value) if isinstance(value, int) else "-".join(map(str, value)),
+)
 def test_no_spills_on_nvidia(
-    call: tuple[str, torch.dtype, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    call: tuple[str, torch.dtype, int],
+    ranks: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """Each call for one architecture in turn; what ptxas says of its registers."""
     target = CUDA[CALLS.index(call) % len(CUDA)]
-    for source, warps in launches(*call, Gpu(1, 32), monkeypatch):
+    for source, warps in launches(*call, Gpu(1, 32), monkeypatch, ranks):
         compiled = triton.compile(source, target=target, options={"num_warps": warps})
         assert compiled.asm["cubin"]
         ptx = tmp_path / "kernel.ptx"
@@ -109,8 +130,9 @@ def test_no_spills_on_nvidia(
             [*command, "-o", "/dev/null"], capture_output=True, text=True, check=True
         ).stderr
         spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
-        # Division and logarithm of float64 are subroutines of ptxas: a register may be saved.
-        allowed = 8 if call[1] == F64 else 0
+        # Division and logarithm of float64 are subroutines of ptxas: a register may be saved. And
+        # of a kernel that nearly does with 64 registers it may save some, for more warps.
+        allowed = 16 if ranks > 1 else 8 if call[1] == F64 else 0
         assert len(spilled) == 2
         assert all(int(count) <= allowed for count in spilled), f"{call} {target.arch}: {said}"
 

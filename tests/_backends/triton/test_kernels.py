@@ -13,6 +13,7 @@ from checks import DTYPES, ROUNDING, Outcome, assert_equals_reference
 from gpu_cases import CASES, Case, check_case
 from ptxsim.triton_driver import simulated_triton
 from reference import reference
+from shards import InShards
 
 from labelsmooth._backends.triton import call, ops
 from labelsmooth._backends.triton.kernels import loss_kernel
@@ -86,6 +87,51 @@ def test_rows_in_parts(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     with simulated_triton(90, noise=2, counts=False) as gpu:
         check_case(case, ops)
     assert [report.grid[1] > 1 for report in gpu.reports[:2]] == [True, False]
+
+
+# ---- rows of which each rank has a part ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "everything, long rows",
+        "weighted probabilities, two phases",
+        "weighted few, two phases",
+        "weighted unmasked, long rows",
+        "unmasked few, one step",
+    ],
+)
+def test_rows_over_ranks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few classes here, and many there."""
+    monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(132, 32))
+    with simulated_triton(90, noise=2, counts=False):
+        check_case(BY_NAME[name], InShards(ops, cuts=(0.1,)))
+
+
+@pytest.mark.parametrize(("classes", "processors"), [(32000, 1), (66000, 1), (66000, 132)])
+def test_traffic_of_parts(classes: int, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits are read once for a part of a row however long; to combine the ranks' parts, only
+    these."""
+    monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(processors, 32))
+    logits, vector = torch.randn(2, classes), torch.rand(3 * classes)
+    target = torch.tensor([5, classes + 5])  # elsewhere, here
+    inputs = Inputs(logits, target, weight=vector, prior=vector)
+    options = Options(
+        reduction="none", label_smoothing=0.1, class_offset=classes, num_classes=3 * classes
+    )
+    with simulated_triton(90) as gpu:
+        part = ops.partial(inputs, options)
+    whole = logits.numel() * logits.element_size()
+    read = sum(report.tensor(logits).read_bytes for report in gpu.reports)
+    threads = sum(report.grid[0] * report.grid[1] * report.block[0] for report in gpu.reports)
+    assert whole <= read <= whole + 8 * threads * logits.element_size()
+    parts = torch.stack([part, part, part])
+    with simulated_triton(90) as gpu:
+        ops.combine(parts, inputs, options)
+    (report,) = gpu.reports
+    assert parts.numel() * parts.element_size() <= report.read_bytes
+    assert report.read_bytes <= 2 * parts.numel() * parts.element_size()
 
 
 # ---- what is read and written --------------------------------------------------------------------

@@ -20,13 +20,15 @@ from torch.library import opcheck
 
 import labelsmooth._backends.triton.ops  # noqa: F401, registers the operators
 from labelsmooth import label_smoothing_loss
-from labelsmooth._backends.triton.kernels import loss_kernel, scale_kernel
+from labelsmooth._backends.triton.gradient import scale_kernel
+from labelsmooth._backends.triton.kernels import loss_kernel
+from labelsmooth._backends.triton.rank_rows import combine_kernel
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 OPS = torch.ops.labelsmooth_triton
-TRACED = ["forward", "forward_", "backward", "backward_"]
+TRACED = ["forward", "forward_", "backward", "backward_", "partial", "combine"]
 NAMES = [*TRACED, "scale_"]
 
 
@@ -43,6 +45,24 @@ def test_opcheck(reduction: int, vectors: bool) -> None:
         opcheck(OPS.backward.default, arguments)
         opcheck(OPS.backward_.default, arguments)
         opcheck(OPS.scale_.default, (torch.randn(5, 19), torch.tensor(0.5)))
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize("reduction", [NONE, MEAN])
+@pytest.mark.parametrize("with_stats", [False, True])
+def test_opcheck_of_parts(with_stats: bool, reduction: int, vectors: bool) -> None:
+    """Of classes 4 to 14 of 19, and padding."""
+    logits, target = problem((5, 19), torch.float32)
+    *shared, _, num_classes = options(reduction, vectors=vectors)
+    shared = [*shared, 4, num_classes]
+    with simulated_triton(90, counts=False):
+        part = OPS.partial(logits, target, None, *shared, with_stats)
+        opcheck(OPS.partial.default, (logits, target, None, *shared, with_stats))
+        for parts in (torch.stack([part, part]), part.expand(3, -1, -1)):
+            opcheck(OPS.combine.default, (parts, logits, target, None, *shared, with_stats))
+        _, row_stats, _ = OPS.combine(parts, logits, target, None, *shared, with_stats)
+        arguments = (torch.ones(()), logits, target, None, row_stats, *shared)
+        opcheck(OPS.backward_.default, arguments)
 
 
 @pytest.mark.parametrize("layout", ["few", "all"])
@@ -106,7 +126,9 @@ def test_the_schemas_are_those_of_the_compiled_operators(name: str) -> None:
 @pytest.mark.parametrize("name", [*NAMES, *(f"traced_{name}" for name in TRACED)])
 def test_torch_knows_the_kernel_of_each_operator(name: str) -> None:
     """Or its caches would take an old kernel for a new one."""
-    kernel = scale_kernel if name == "scale_" else loss_kernel
+    kernel = {"scale_": scale_kernel, "combine": combine_kernel}.get(
+        name.removeprefix("traced_"), loss_kernel
+    )
     assert get_triton_kernels_for_op(f"labelsmooth_triton::{name}") == [kernel]
 
 

@@ -39,9 +39,10 @@ struct Kind<__half> {
   static constexpr Tolerance tolerance = {4e-6, 0x1p-11};
 };
 
-void run(const LossProblem& problem, Reduction reduction, void* reduced_loss) {
+void run(const LossProblem& problem, Reduction reduction, void* reduced_loss,
+         decltype(cuda::run)* launcher = cuda::run) {
   std::vector<char> workspace(static_cast<size_t>(cuda::workspace_bytes(problem)));
-  const int error = cuda::run(problem, reduction, nullptr, reduced_loss, workspace.data(), nullptr);
+  const int error = launcher(problem, reduction, nullptr, reduced_loss, workspace.data(), nullptr);
   CHECK(error == 0, "cudaError_t %d", error);
 }
 
@@ -86,13 +87,73 @@ void two_phases(const Case& c) {
 
   const std::vector<T> grad_loss(static_cast<size_t>(c.rows), T(3));
   problem.loss = nullptr;
-  problem.predicted = nullptr;
+  problem.with_stats = false;
   problem.grad_logits = grad_logits;
   problem.grad_loss = grad_loss.data();
   problem.grad_loss_stride = 1;
   run(problem, Reduction::none, nullptr);
   const Tolerance tolerance = Kind<Element>::tolerance;
   call.compare(before, tolerance.loss, tolerance.grad, 3);
+}
+
+template <class Element>
+LossProblem part_of(const LossProblem& whole, int64_t begin, int64_t end) {
+  using T = typename Call<Element>::T;
+  const auto from = [&](const Matrix& matrix) {
+    Matrix part = matrix;
+    if (part.data) part.data = static_cast<Element*>(part.data) + begin * part.class_stride;
+    return part;
+  };
+  LossProblem part = whole;
+  part.class_offset = begin;
+  part.classes = end - begin;
+  part.logits = from(whole.logits);
+  part.grad_logits = from(whole.grad_logits);
+  part.target_probs = from(whole.target_probs);
+  if (whole.weight) part.weight = static_cast<const T*>(whole.weight) + begin;
+  if (whole.prior) part.prior = static_cast<const T*>(whole.prior) + begin;
+  return part;
+}
+
+// The classes lie over three ranks, of which one has a single one: parts of rows, the rows of them,
+// the gradient in parts.
+template <class Element>
+void over_ranks(const Case& c) {
+  using T = typename Call<Element>::T;
+  constexpr int64_t ranks = 3;
+  if (c.classes < ranks) return;
+  Random random;
+  Call<Element> call(c, random);
+  const Call<Element> before = call;
+  const LossProblem whole = call.problem(Kind<Element>::dtype);
+  const int64_t ends[ranks + 1] = {0, c.classes / 3, c.classes / 3 + 1, c.classes};
+  const auto problem_of = [&](int64_t rank) {
+    return part_of<Element>(whole, ends[rank], ends[rank + 1]);
+  };
+  RowPart<T> fields = {};
+  const int64_t values = c.rows * for_fields(fields, whole.options, c.stats, [](int, T) {});
+  std::vector<T> parts(static_cast<size_t>(ranks * values), T(poison));
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    LossProblem partial = problem_of(rank);
+    partial.grad_logits = {};
+    partial.loss = nullptr;
+    partial.parts = parts.data() + rank * values;
+    run(partial, Reduction::none, nullptr);
+  }
+  LossProblem combined = problem_of(1);
+  combined.grad_logits = {};
+  combined.ranks_parts = parts.data();
+  combined.ranks = ranks;
+  combined.rank_stride = values;
+  run(combined, Reduction::none, nullptr, cuda::combine);
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    LossProblem backward = problem_of(rank);
+    backward.loss = nullptr;
+    backward.with_stats = false;
+    run(backward, Reduction::none, nullptr);
+  }
+  const Tolerance tolerance = Kind<Element>::tolerance;
+  call.compare(before, tolerance.loss, tolerance.grad);
 }
 
 // Around a chunk of 16 bytes, the lanes of a row, what a warp, a block and a part of a row hold.
@@ -120,6 +181,7 @@ void all_kernels(int turn) {
         one_step<Element>(c, Reduction::none);
       else
         two_phases<Element>(c);
+      if (extra == 0) over_ranks<Element>(c);
     }
   }
   // A thread a row: rows that stay in shared memory, and rows that are read again.
@@ -128,6 +190,7 @@ void all_kernels(int turn) {
       const Case c = {131, classes, 131, true, probabilities, false, false, true};
       one_step<Element>(c, Reduction::none);
       two_phases<Element>(c);
+      over_ranks<Element>(c);
     }
 }
 
@@ -168,7 +231,7 @@ void run_both(const LossProblem& forward, Call<Element>& call) {
   run(forward, Reduction::none, nullptr);
   LossProblem backward = forward;
   backward.loss = nullptr;
-  backward.predicted = nullptr;
+  backward.with_stats = false;
   backward.grad_logits = backward.logits;
   run(backward, Reduction::none, nullptr);
   for (size_t i = 0; i < call.grad.size(); ++i)

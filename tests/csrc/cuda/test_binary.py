@@ -51,6 +51,7 @@ def test_every_kernel_is_there_and_spills_nothing(arch: int) -> None:
         ("finish", 8),
         ("gradient", 8),
         ("strided", 8),
+        ("rank", 2),
         ("scale", 4),
     ):
         assert len(kernels(arch, kernel)) == count
@@ -67,6 +68,7 @@ BLOCKS = [
     ("gradient", 256, 2),
     ("finish", 256, 2),
     ("strided", 128, 4),
+    ("rank", 128, 6),
     ("scale", 256, 5),
 ]
 

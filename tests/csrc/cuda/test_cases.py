@@ -1,4 +1,5 @@
-"""The table of GPU cases on the built CUDA kernels, in the simulator."""
+"""The table of GPU cases on the built CUDA kernels, in the simulator: whole rows, and rows that lie
+over ranks."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ import dataclasses
 import zlib
 
 import pytest
-from cuda_kernels import ARCHS, needs_cuda, simulated_cuda
+from cuda_kernels import ARCHS, SimulatedCuda, needs_cuda, simulated_cuda
 from gpu_cases import CASES, Case, check_case
+from shards import InShards
 
 pytestmark = needs_cuda
 
@@ -22,12 +24,26 @@ def _shortened(case: Case) -> Case:
     return dataclasses.replace(case, shape=(rows, min(classes, most), *positions))
 
 
-@pytest.mark.parametrize("case", [_shortened(case) for case in CASES], ids=str)
-def test_case(case: Case) -> None:
+def _gpu_of(case: Case) -> SimulatedCuda:
     """Each on one architecture and under one schedule, by its name; approximations are off by up
     to 2 ulp."""
     number = zlib.crc32(case.name.encode())
     sched = ("minpc", "random")[number // 4 % 2]
-    gpu = simulated_cuda(ARCHS[number % 4], sched=sched, seed=number, noise=2)
+    return simulated_cuda(ARCHS[number % 4], sched=sched, seed=number, noise=2)
+
+
+SHORTENED = [_shortened(case) for case in CASES]
+
+
+@pytest.mark.parametrize("case", SHORTENED, ids=str)
+def test_case(case: Case) -> None:
+    gpu = _gpu_of(case)
     check_case(case, gpu)
+    assert not any(report.warnings for report in gpu.reports)
+
+
+@pytest.mark.parametrize("case", SHORTENED, ids=str)
+def test_case_over_ranks(case: Case) -> None:
+    gpu = _gpu_of(case)
+    check_case(case, InShards(gpu))
     assert not any(report.warnings for report in gpu.reports)

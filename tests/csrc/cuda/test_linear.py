@@ -10,7 +10,7 @@ from checks import REDUCTIONS
 from cuda_kernels import ARCHS, needs_cuda, simulated_cuda
 from linear_checks import assert_exact, error, projection, run, targets, truth
 
-from labelsmooth._backends import eager
+from labelsmooth._backends import eager, sharded
 from labelsmooth._backends.linear import loop, sizes
 
 pytestmark = needs_cuda
@@ -23,7 +23,7 @@ def on_the_simulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """What the loop chooses for a GPU: its kernel, its dtypes; no rows are left out."""
     gpu: Any = simulated_cuda(request.param)
     gpu.scaled_ = eager.scaled_
-    monkeypatch.setattr(loop, "choose_backend", lambda name, device: gpu)
+    monkeypatch.setattr(sharded, "choose_backend", lambda name, device: gpu)
     monkeypatch.setattr("labelsmooth._autograd.linear.choose_backend", lambda name, device: gpu)
     monkeypatch.setattr(sizes, "product_dtype", lambda dtype, device: dtype)
     monkeypatch.setattr(loop._Call, "_rows_that_count", lambda call: None)

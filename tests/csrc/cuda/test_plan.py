@@ -29,6 +29,7 @@ def plan_of(
     probs: torch.dtype | None = None,
     gradient: bool = True,
     forward: bool = True,
+    partial: bool = False,
     stride: int | None = None,
 ) -> Plan:
     """The tensors are of no memory: a plan looks at addresses and strides alone."""
@@ -45,6 +46,7 @@ def plan_of(
     problem.grad_logits.data = 1 << 20 if gradient else None
     problem.target = None if probs else 1 << 20
     problem.loss = 1 << 20 if forward else None
+    problem.parts = 1 << 20 if partial else None
     return make_plan(problem, arch)
 
 
@@ -144,6 +146,15 @@ def test_rows_that_need_no_holding(arch: int) -> None:
     assert plan_of(arch, 64, 32000, forward=False, probs=torch.float32).kernel == "parts"
     assert plan_of(arch, 64, 1000, gradient=False).kernel == "warp"
     assert plan_of(arch, 64, 1000, forward=False).kernel == "warp"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_ranks_rows(arch: int) -> None:
+    """Summed up in parts, short ones too."""
+    for classes in (100, 1000, 32000):
+        plan = plan_of(arch, 64, classes, gradient=False, forward=False, partial=True)
+        assert plan.kernel == "parts"
+    assert plan_of(arch, 8192, 1000, gradient=False, forward=False, partial=True).parts == 1
 
 
 LAUNCHES: list[tuple[int, tuple[int, ...], dict[str, Any], str, int, int]] = [

@@ -1,4 +1,5 @@
-"""The properties of every call, of the CUDA kernels in the simulator."""
+"""The properties of every call, of the CUDA kernels in the simulator: of whole rows, and of rows
+that lie over ranks."""
 
 from __future__ import annotations
 
@@ -15,5 +16,5 @@ pytestmark = needs_cuda
 def backend(monkeypatch: pytest.MonkeyPatch) -> str:
     gpu = simulated_cuda(90)
     gpu.scaled_ = eager.scaled_
-    monkeypatch.setattr("labelsmooth._autograd.operator.choose_backend", lambda *_: gpu)
+    monkeypatch.setattr("labelsmooth._backends.sharded.choose_backend", lambda *_: gpu)
     return "auto"  # of tensors on the CPU, also where there is a GPU

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from cuda_kernels import SimulatedCuda, kernel_of, needs_cuda, simulated_cuda
 from gpu_problem import Case, check_case
-from ptxsim.counters import SECTOR, Access, TensorTraffic
+from ptxsim.counters import SECTOR, Access, Report, TensorTraffic
+from shards import InShards
+from torch import Tensor
 
 pytestmark = needs_cuda
 
@@ -84,6 +88,81 @@ def test_read_twice_and_written_once(
     assert reads <= passes(gpu, write=False) <= 1.02 * reads
     assert passes(gpu, write=True) == 1
     assert_wide(gpu)
+
+
+# Two ranks. Of each: arch, dtype, shape, what changes, how many numbers of a row a rank sends, the
+# kernel that makes their gradient.
+RANKS: list[tuple[int, torch.dtype, tuple[int, int], dict[str, Any], int, str]] = [
+    (90, BF16, (2, 4096), {}, 4, "warp"),
+    (80, F32, (3, 2048), {"options": {"inplace": True}}, 4, "warp"),
+    (100, BF16, (2, 8192), {"options": {"smooth_over": "unmasked"}}, 7, "gradient"),
+    (90, BF16, (2, 131072), {}, 4, "gradient"),
+    (120, F32, (2, 65536), {"options": {"inplace": True}}, 4, "gradient"),
+    (80, F32, (1, 32768), {"one_step": False, "options": {"objective": "kl_div"}}, 5, "gradient"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "shape", "fields", "sent", "kernel"), RANKS, ids=lambda x: str(x)
+)
+def test_over_ranks(
+    arch: int,
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    fields: dict[str, Any],
+    sent: int,
+    kernel: str,
+) -> None:
+    """A rank reads its logits once for its part of the rows, not at all for the rows, and once more
+    for the gradient, which it writes once."""
+    calls = Calls(simulated_cuda(arch, sched="random", noise=2))
+    check_case(Case("ranks", dtype=dtype, shape=shape, **fields), InShards(calls, cuts=(0.5,)))
+    for call in calls.made("partial"):
+        assert [kernel_of(report) for report in call.reports] == ["sums", "finish"]
+        assert 1 <= passes(call, write=False) <= 1.02
+        assert global_bytes(call.reports[-1], write=True) == shape[0] * 4 * sent
+        assert_wide(call)
+    for call in calls.made("backward"):
+        assert [kernel_of(r) for r in call.reports if kernel_of(r) != "sum"] == [kernel]
+        assert 1 <= passes(call, write=False) <= 1.02
+        assert passes(call, write=True) == 1
+        assert_wide(call)
+    for call in calls.made("combine"):
+        assert moved_bytes(call, write=False) == 0
+        [report] = [r for r in call.reports if kernel_of(r) == "rank"]
+        # Each rank's part, its shift twice, and the target; the loss and what backward needs.
+        assert global_bytes(report, write=False) == shape[0] * (2 * 4 * (sent + 1) + 8)
+        assert global_bytes(report, write=True) == shape[0] * 4 * (1 + 4)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of a backend moved, and the tensors that it was about."""
+
+    name: str
+    reports: list[Report]
+    logits: Tensor
+    grad_logits: Tensor
+
+
+class Calls:
+    """A backend that keeps its calls apart."""
+
+    def __init__(self, gpu: SimulatedCuda) -> None:
+        self.gpu, self.calls = gpu, list[Call]()
+
+    def made(self, name: str) -> list[Call]:
+        return [call for call in self.calls if call.name == name]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            before = len(self.gpu.reports)
+            made = getattr(self.gpu, name)(*arguments, **options)
+            reports = self.gpu.reports[before:]
+            self.calls.append(Call(name, reports, self.gpu.logits, self.gpu.grad_logits))
+            return made
+
+        return call
 
 
 @pytest.mark.parametrize("classes", [100, 200])
@@ -164,12 +243,21 @@ def test_weights_are_read_wide(targets: str) -> None:
     assert narrow < 0.05 * sum(a.sectors for a in read)
 
 
-def passes(gpu: SimulatedCuda, *, write: bool) -> float:
-    """How often the logits were read or their gradient written, by all launches."""
+def moved_bytes(gpu: SimulatedCuda | Call, *, write: bool) -> int:
+    """Of the logits that are read or their gradient that is written, by all launches."""
     tensor = gpu.grad_logits if write else gpu.logits
     traffic = [report.traffic.get(tensor.data_ptr(), TensorTraffic()) for report in gpu.reports]
-    moved = sum(t.written_bytes if write else t.read_bytes for t in traffic)
-    return moved / (tensor.numel() * tensor.element_size())
+    return sum(t.written_bytes if write else t.read_bytes for t in traffic)
+
+
+def passes(gpu: SimulatedCuda | Call, *, write: bool) -> float:
+    """How often the logits were read or their gradient written."""
+    tensor = gpu.grad_logits if write else gpu.logits
+    return moved_bytes(gpu, write=write) / (tensor.numel() * tensor.element_size())
+
+
+def global_bytes(report: Report, *, write: bool) -> int:
+    return sum(a.bytes for a in report.accesses if a.space == "global" and a.write == write)
 
 
 def reads_of(gpu: SimulatedCuda) -> list[Access]:
@@ -190,7 +278,7 @@ def is_wide(access: Access) -> bool:
     return bytes_of(access) == 16
 
 
-def assert_wide(gpu: SimulatedCuda) -> None:
+def assert_wide(gpu: SimulatedCuda | Call) -> None:
     """All but the ends of rows goes by 16 bytes, through whole sectors, without bank conflicts."""
     reports = [r for r in gpu.reports if kernel_of(r) not in ("sum", "finish")]
     accesses = [a for r in reports for a in r.accesses if is_wide(a)]
@@ -198,7 +286,7 @@ def assert_wide(gpu: SimulatedCuda) -> None:
         moved = [a for a in accesses if a.space == "global" and a.write == write]
         count, sectors = sum(a.bytes for a in moved), sum(a.sectors for a in moved)
         tensor = gpu.grad_logits if write else gpu.logits
-        assert count >= 0.95 * passes(gpu, write=write) * tensor.numel() * tensor.element_size()
+        assert count >= 0.95 * moved_bytes(gpu, write=write)
         # A warp's 16 sectors; 17 where a row begins within one.
         rows_within = tensor.stride(0) * tensor.element_size() % SECTOR != 0
         assert count >= (16 / 17 if rows_within else 0.95) * SECTOR * sectors

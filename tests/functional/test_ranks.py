@@ -1,0 +1,406 @@
+"""The loss with the vocabulary spread over ranks: equal to one process, the same bits on all."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from checks import ACCUMULATION, DTYPES, REDUCTIONS, Outcome, assert_equals_reference
+from gloo import on_ranks
+from reference import reference
+from torch import Tensor
+
+from labelsmooth import FusedLabelSmoothingLoss, SparseTarget, label_smoothing_loss
+
+Group = Any  # ProcessGroup
+N, C = 6, 29
+EVEN = "even parts"  # 28 classes and columns of padding
+CUTS = {1: (), 2: (11,), 3: (3, 20), 4: (8, 8, 19)}  # of 4 ranks, one has none
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "others": {"smooth_over": "others"},
+    "unmasked": {"smooth_over": "unmasked"},
+    "weight": {"weight": "classes"},
+    "weight over the target": {"weight": "classes", "weight_over": "target"},
+    "prior": {"prior": "classes", "smooth_over": "others", "weight": "classes"},
+    "row weight": {"row_weight": "rows", "weight": "classes"},
+    "ignored class": {"ignore_index": 3},
+    "z-loss": {"lse_square_scale": 0.01},
+    "softcap": {"softcap": 5.0, "logit_scale": 0.7},
+    "log-probabilities": {"from_log_probs": True},
+    "kl_div": {"objective": "kl_div", "prior": "classes"},
+    "kl_div over the unmasked": {"objective": "kl_div", "smooth_over": "unmasked"},
+    "normalizer": {"normalizer": 7.0},
+    "everything": {
+        "weight": "classes",
+        "prior": "classes",
+        "row_weight": "rows",
+        "smooth_over": "unmasked",
+        "weight_over": "target",
+        "lse_square_scale": 0.01,
+        "softcap": 20.0,
+    },
+}
+
+
+def vectors(options: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """The options with tensors where they name some."""
+    made = dict(options)
+    for name in ("weight", "prior", "row_weight"):
+        if name in made:
+            of_classes = made[name] == "classes"
+            values = torch.rand(shape[1] if of_classes else shape[:1] + shape[2:]).double()
+            made[name] = values.softmax(0) if name == "prior" else values
+    return made
+
+
+def target_of(kind: str, shape: tuple[int, ...]) -> Any:
+    rows = shape[:1] + shape[2:]
+    if kind == "probabilities":
+        return torch.rand(shape).double().softmax(1)
+    if kind == "few":
+        classes = torch.randint(shape[1], (shape[0], 3, *shape[2:]))
+        classes[0] = classes[1, 0] = -100
+        return SparseTarget(classes, torch.rand(classes.shape).double())
+    target = torch.randint(shape[1], rows)
+    target[0] = -100
+    target[1:5] = torch.tensor([0, 10, 15, shape[1] - 1]).view(4, *(1,) * (target.dim() - 1))
+    return target
+
+
+def part_of(group: Group, classes: int, cuts: tuple[int, ...]) -> tuple[int, int]:
+    rank = dist.get_rank(group)
+    return (0, *cuts)[rank], (*cuts, classes)[rank]
+
+
+def columns(target: Any, begin: int, end: int) -> Any:
+    soft = isinstance(target, Tensor) and target.is_floating_point()
+    return target[:, begin:end] if soft else target
+
+
+def run(
+    group: Group, logits: Tensor, target: Any, *, inplace: bool = False, **options: Any
+) -> tuple[Outcome, Any]:
+    """The loss on this rank, the whole gradient, and the statistics."""
+    cuts = CUTS[dist.get_world_size(group)]
+    begin, end = part_of(group, logits.shape[1], cuts)
+    leaf = logits[:, begin:end].clone().requires_grad_()
+    shard = leaf * 1 if inplace else leaf
+    loss, stats = label_smoothing_loss(
+        shard,
+        columns(target, begin, end),
+        process_group=group,
+        class_offset=begin,
+        num_classes=logits.shape[1],
+        inplace=inplace,
+        return_stats=True,
+        **options,
+    )
+    (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    parts = [torch.empty(0)] * dist.get_world_size(group)
+    dist.all_gather_object(parts, grad, group)
+    return Outcome(loss.detach(), torch.cat(parts, 1)), stats
+
+
+def assert_same_bits(group: Group, tensor: Tensor) -> None:
+    came: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(came, tensor, group)
+    assert all(torch.equal(other.nan_to_num(-7), tensor.nan_to_num(-7)) for other in came)
+
+
+def check(group: Group, logits: Tensor, target: Any, terms: float = 1.0, **options: Any) -> None:
+    ours, stats = run(group, logits, target, **options)
+    options.pop("inplace", None)
+    backend = options.pop("backend", None)
+    truth = reference(logits, target, **options)
+    assert_equals_reference(ours, truth, logits, terms=terms)
+    for tensor in (ours.loss, stats.nll, stats.lse):
+        assert_same_bits(group, tensor)
+    tolerance = ACCUMULATION[logits.dtype]
+    close = {"rtol": tolerance, "atol": tolerance * terms}
+    torch.testing.assert_close(stats.nll.double(), truth.nll, **close)
+    counts = truth.nll != 0
+    torch.testing.assert_close(stats.lse.double()[counts], truth.lse[counts], **close)
+    assert torch.equal(stats.predicted[counts], truth.predicted[counts]), backend
+
+
+def case_of(
+    options: str, kind: str, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (N, C)
+) -> tuple[Tensor, Any, dict[str, Any]]:
+    made = vectors(OPTIONS[options], shape)
+    logits = 3 * torch.randn(shape).double()
+    if made.get("from_log_probs"):
+        logits = logits.log_softmax(1)
+    target = target_of(kind, shape)
+    if "ignore_index" in made:
+        target = target.where(target != -100, made["ignore_index"])
+    if made.get("smooth_over") == "unmasked":
+        logits[:, 4:7] = -torch.inf
+        logits[2, 20:] = torch.finfo(dtype).min
+        if kind == "probabilities":
+            target = target.masked_fill(logits <= torch.finfo(dtype).min, 0.0)
+        elif kind == "few":
+            target.classes[target.classes > 3] = 12
+        else:
+            target[(target > 3) & (target < 7)] = 8
+            target[2:5] = 12
+    return logits.to(dtype), target, made
+
+
+KINDS = {"classes": [*OPTIONS]}
+KINDS["few"] = KINDS["probabilities"] = [
+    name
+    for name, options in OPTIONS.items()
+    if options.get("smooth_over") != "others" and options.get("ignore_index", -1) < 0
+]
+CASES = [(kind, name) for kind, names in KINDS.items() for name in names]
+
+
+@on_ranks(4)
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_every_option(group: Group, kind: str, options: str, backend: str) -> None:
+    for reduction in REDUCTIONS:
+        logits, target, made = case_of(options, kind)
+        if reduction != "mean":
+            made.pop("normalizer", None)
+        terms = 20 if made.get("objective") == "kl_div" else 1
+        check(
+            group,
+            logits,
+            target,
+            terms,
+            reduction=reduction,
+            label_smoothing=0.1,
+            backend=backend,
+            **made,
+        )
+
+
+@on_ranks(1, 2, 3)
+@pytest.mark.parametrize("options", ["weight", "prior", "unmasked"])
+def test_any_number_of_ranks(group: Group, options: str) -> None:
+    logits, target, made = case_of(options, "classes")
+    check(group, logits, target, label_smoothing=0.1, **made)
+
+
+@on_ranks(4)
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("options", ["weight", "everything"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype(group: Group, dtype: torch.dtype, options: str, inplace: bool) -> None:
+    """Within what one process may be off."""
+    logits, target, made = case_of(options, "classes", dtype)
+    check(group, logits, target, label_smoothing=0.1, inplace=inplace, **made)
+
+
+@on_ranks(3)
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("kind", ["classes", "few", "probabilities"])
+def test_class_axis_inside(group: Group, kind: str, inplace: bool) -> None:
+    """(N, C, d1, d2), whose class axis is not adjacent in memory."""
+    logits, target, made = case_of("everything", kind, shape=(N, C, 2, 3))
+    check(group, logits, target, label_smoothing=0.1, inplace=inplace, **made)
+
+
+@on_ranks(2)
+def test_one_row_alone(group: Group) -> None:
+    logits, target = torch.randn(C).double(), torch.tensor(20)
+    begin, end = part_of(group, C, CUTS[2])
+    leaf = logits[begin:end].clone().requires_grad_()
+    options: dict[str, Any] = {"process_group": group, "class_offset": begin, "num_classes": C}
+    loss = label_smoothing_loss(leaf, target, label_smoothing=0.1, **options)
+    loss.backward()
+    truth = reference(logits, target, label_smoothing=0.1)
+    torch.testing.assert_close(loss.detach(), truth.loss)
+    torch.testing.assert_close(leaf.grad, truth.grad_logits[begin:end])
+
+
+# ---- numerics ------------------------------------------------------------------------------------
+
+
+@on_ranks(4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("offset", [1e4, -1e4, 1e6])
+def test_a_common_offset_costs_no_digits(group: Group, offset: float, dtype: torch.dtype) -> None:
+    """Logits that float32 holds with the offset are the same without."""
+    logits = torch.randint(-64, 64, (N, C)) / 8 if offset < 1e6 else torch.randint(-8, 8, (N, C))
+    target = target_of("classes", (N, C))
+    plain, _ = run(group, logits.to(dtype), target, label_smoothing=0.1)
+    moved, _ = run(group, (logits + offset).to(dtype), target, label_smoothing=0.1)
+    tolerance = {"rtol": 2 * ACCUMULATION[dtype], "atol": ACCUMULATION[dtype]}
+    torch.testing.assert_close(moved.loss, plain.loss, **tolerance)
+    torch.testing.assert_close(moved.grad_logits, plain.grad_logits, **tolerance)
+
+
+@on_ranks(4)
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+@pytest.mark.parametrize("smooth_over", ["all", "unmasked"])
+def test_a_rank_whose_classes_are_all_masked(group: Group, smooth_over: str, backend: str) -> None:
+    """exp(-inf - -inf) is NaN, where it is taken; +inf is the loss where smoothing reaches one."""
+    logits, target = 3 * torch.randn(N, C).double(), target_of("classes", (N, C))
+    logits[:, 8:19] = -torch.inf  # rank 2's
+    target[(target >= 8) & (target < 19)] = 0
+    options: dict[str, Any] = {"reduction": "none", "label_smoothing": 0.1}
+    options |= {"smooth_over": smooth_over}
+    check(group, logits, target, backend=backend, **options)
+    logits[3] = -torch.inf  # all ranks'
+    ours, _ = run(group, logits, target, backend=backend, **options)
+    whole = label_smoothing_loss(logits, target, backend=backend, **options)
+    torch.testing.assert_close(ours.loss, whole, equal_nan=True)
+
+
+@on_ranks(4)
+def test_ranks_far_apart(group: Group) -> None:
+    """Each rank's exponentials alone would overflow or underflow beside the others'."""
+    logits = torch.randn(N, C).double()
+    for begin, end, level in ((0, 8, -2000.0), (8, 19, 3000.0), (19, C, 0.0)):
+        logits[:, begin:end] += level
+    check(group, logits.float(), target_of("classes", (N, C)), 3000, label_smoothing=0.1)
+
+
+@on_ranks(4)
+def test_nan_and_inf_are_on_all_ranks(group: Group) -> None:
+    logits, target = torch.randn(N, C), torch.full((N,), 2)
+    logits[0, 20], logits[1, 9], logits[2, 28] = torch.nan, torch.inf, -torch.inf
+    ours, stats = run(group, logits, target, reduction="none")
+    whole, expected = label_smoothing_loss(logits, target, reduction="none", return_stats=True)
+    torch.testing.assert_close(ours.loss, whole, equal_nan=True)
+    assert torch.equal(stats.predicted, expected.predicted)
+
+
+# ---- padding -------------------------------------------------------------------------------------
+
+
+@on_ranks(4)
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+@pytest.mark.parametrize("classes", [30, 24, 21, 17])
+def test_padding_in_equal_parts(group: Group, classes: int, backend: str, inplace: bool) -> None:
+    """Four parts of 8 columns, the last of which are none, a few or all padding, full of NaN."""
+    whole, target = torch.randn(N, classes).double(), torch.arange(N) * 5 % classes
+    weight, begin = torch.rand(classes) + 0.5, 8 * dist.get_rank(group)
+    padded = torch.full((N, 32), torch.nan).double()
+    padded[:, :classes] = whole
+    leaf = padded[:, begin : begin + 8].clone().requires_grad_()
+    loss = label_smoothing_loss(
+        leaf * 1 if inplace else leaf,
+        target,
+        weight,
+        label_smoothing=0.1,
+        process_group=group,
+        num_classes=classes,
+        inplace=inplace,
+        backend=backend,
+    )
+    (grad,) = torch.autograd.grad(loss, leaf)
+    truth = reference(whole, target, weight, label_smoothing=0.1)
+    torch.testing.assert_close(loss.detach(), truth.loss)
+    expected = torch.zeros(N, 32).double()
+    expected[:, :classes] = truth.grad_logits
+    torch.testing.assert_close(grad, expected[:, begin : begin + 8])
+
+
+@on_ranks(2, 3, 4)
+@pytest.mark.parametrize("classes", [29, 5, 4, 2])
+def test_parts_of_chunk(group: Group, classes: int) -> None:
+    """Those of the last ranks are smaller, or missing: where they begin need not be said."""
+    logits, target = torch.randn(N, classes).double(), torch.arange(N) % classes
+    parts = [*logits.chunk(dist.get_world_size(group), 1), logits[:, :0], logits[:, :0]]
+    leaf = parts[dist.get_rank(group)].clone().requires_grad_()
+    loss = label_smoothing_loss(leaf, target, process_group=group, num_classes=classes)
+    loss.backward()
+    truth = reference(logits, target)
+    torch.testing.assert_close(loss.detach(), truth.loss)
+    grads = [*truth.grad_logits.chunk(dist.get_world_size(group), 1), *[logits[:, :0]] * 2]
+    torch.testing.assert_close(leaf.grad, grads[dist.get_rank(group)])
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_padding_in_one_process(reduction: str, inplace: bool, backend: str) -> None:
+    logits, target = torch.randn(N, C), torch.arange(N) * 3 % 20
+    leaf = logits.clone().requires_grad_()
+    loss = label_smoothing_loss(
+        leaf * 1 if inplace else leaf,
+        target,
+        label_smoothing=0.1,
+        reduction=reduction,
+        num_classes=20,
+        inplace=inplace,
+        backend=backend,
+    )
+    (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    truth = reference(logits[:, :20], target, label_smoothing=0.1, reduction=reduction)
+    assert_equals_reference(Outcome(loss.detach(), grad[:, :20]), truth, logits)
+    assert not grad[:, 20:].any()
+
+
+# ---- memory, derivatives, options ----------------------------------------------------------------
+
+
+@on_ranks(2)
+def test_the_gradient_takes_the_logits_place(group: Group) -> None:
+    for reduction in REDUCTIONS:
+        logits, seen = torch.randn(N, 8, requires_grad=True) * 1, []
+        place = logits.data_ptr()
+        logits.register_hook(lambda grad, seen=seen: seen.append(grad.data_ptr()))
+        loss = label_smoothing_loss(
+            logits, torch.arange(N), process_group=group, inplace=True, reduction=reduction
+        )
+        loss.sum().backward()
+        assert seen == [place]
+
+
+@on_ranks(2)
+def test_a_learned_scale(group: Group) -> None:
+    """Every rank gets the whole gradient, of which each has a part."""
+    logits, target = torch.randn(N, C).double(), target_of("classes", (N, C))
+    begin, end = part_of(group, C, CUTS[2])
+    scale, whole = (torch.tensor(0.7, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    label_smoothing_loss(logits, target, logit_scale=whole).backward()
+    options: dict[str, Any] = {"process_group": group, "class_offset": begin, "num_classes": C}
+    label_smoothing_loss(logits[:, begin:end], target, logit_scale=scale, **options).backward()
+    torch.testing.assert_close(scale.grad, whole.grad)
+
+
+@on_ranks(2)
+@pytest.mark.parametrize("name", ["weight", "prior", "row_weight", "normalizer"])
+def test_what_one_rank_cannot_derive(group: Group, name: str) -> None:
+    sizes = {"weight": (2 * C,), "prior": (2 * C,), "row_weight": (N,), "normalizer": ()}
+    tensor = torch.full(sizes[name], 1 / (2 * C), requires_grad=True)
+    logits, target = torch.randn(N, C, requires_grad=True), torch.arange(N)
+    with pytest.raises(TypeError, match=f"{name}.*beside process_group"):
+        label_smoothing_loss(logits, target, process_group=group, **{name: tensor})
+    with torch.no_grad():
+        label_smoothing_loss(logits, target, process_group=group, **{name: tensor})
+    loss = label_smoothing_loss(logits, target, process_group=group)
+    with pytest.raises(RuntimeError, match=r"process_group.*create_graph"):
+        torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"process_group.*transform"):
+        torch.func.grad(lambda x: label_smoothing_loss(x, target, process_group=group))(logits)
+
+
+@on_ranks(2)
+def test_the_module(group: Group) -> None:
+    """Its options may be set between calls; copies are of the same group."""
+    module = copy.deepcopy(FusedLabelSmoothingLoss(process_group=group, label_smoothing=0.1))
+    logits, target = torch.randn(N, C), torch.arange(N)
+    begin, end = part_of(group, C, CUTS[2])
+    module.num_classes, module.class_offset = C, begin
+    whole = FusedLabelSmoothingLoss(label_smoothing=0.1)
+    torch.testing.assert_close(module(logits[:, begin:end], target), whole(logits, target))
+    assert f"num_classes={C}" in repr(module)
+
+
+@on_ranks(2)
+def test_a_second_backward(group: Group) -> None:
+    logits, target = torch.randn(N, C, requires_grad=True), torch.arange(N)
+    for reduction in ("mean", "none"):
+        loss = label_smoothing_loss(logits, target, process_group=group, reduction=reduction).sum()
+        first = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+        assert torch.equal(torch.autograd.grad(2 * loss, logits)[0], 2 * first)
