@@ -34,6 +34,7 @@ bench: build  ## benchmark the loss, alone and with the projection, then train t
 	$(BIN)/python -m benchmarks linear --quick
 	$(BIN)/python examples/train_large_vocab.py
 	$(BIN)/python examples/mixup.py
+	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 examples/tensor_parallel.py
 
 gpu:  ## with a GPU: build, the whole suite on it, compute-sanitizer, times; without: status 2
 	@nvidia-smi -L || { echo "make gpu: there is no GPU here" >&2; exit 2; }

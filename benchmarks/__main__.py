@@ -10,6 +10,7 @@ BENCHMARKS = {
     "loss": "time, memory and accuracy of the loss on the CPU, against the alternatives",
     "linear": "time and memory of the projection and the loss together on the CPU",
     "targets": "time and memory of the loss on the CPU by the kind of its target",
+    "ranks": "time, memory and bytes of the loss on the CPU over the ranks of a process group",
     "gpu": "time, memory and accuracy of the loss on a GPU, alone and with the projection",
     "traffic": "bytes, instructions and occupancy of the GPU kernels, counted without a GPU",
 }

@@ -55,6 +55,7 @@ class Case:
     huge_pages: bool = False
     details: bool = False  # memory and accuracy too
     only: tuple[str, ...] = ()  # keys of contestants; empty: all
+    ranks: int = 0  # processes that the classes are spread over; 0: no process group
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,6 +78,9 @@ class Entry:
     extra_bytes: int | None = None
     loss_error: float | None = None
     grad_error: float | None = None
+    collectives: int | None = None
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
     ms: float = field(init=False)
 
     def __post_init__(self) -> None:

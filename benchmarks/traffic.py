@@ -3,7 +3,9 @@
 The compiled PTX of the kernels runs in the simulator of tests/ptxsim, which counts instructions and
 the 32-byte sectors of global memory that each access of a warp touches. Bytes here are those of the
 sectors. One step is forward with gradient, mean, label_smoothing 0.1. Compared are labelsmooth's
-CUDA kernels, its Triton kernel, and Liger's where liger-kernel is installed.
+CUDA kernels, its Triton kernel, and Liger's where liger-kernel is installed. "Over ranks" is what
+one of 8 ranks does, whose classes the logits are: its part of the rows, and after those of all are
+combined, its gradient.
 
 The bytes at the bandwidth of a GPU's data sheet give a time. It is a floor, not a measurement: no
 step that asks memory for these bytes is faster, and what else takes time is not in it. It holds
@@ -117,23 +119,34 @@ class Ran:
 
 
 def labelsmooth_cuda(device: Device, logits: Tensor, target: Tensor) -> Ran:
+    return with_cuda(device, logits, target, whole_rows)
+
+
+def labelsmooth_cuda_over_ranks(device: Device, logits: Tensor, target: Tensor) -> Ran:
+    return with_cuda(device, logits, target, one_rank)
+
+
+def with_cuda(device: Device, logits: Tensor, target: Tensor, step: StepOf) -> Ran:
     gpu = SimulatedCuda(built_library().on(device, races=False))
-    outputs = gpu.forward(inputs(logits, target), OPTIONS, with_grad=True)
+    grad_logits = step(gpu, inputs(logits, target))
     known = resource_usage(Path(labelsmooth.__file__).parent / "_C.abi3.so")
 
     def resources(number: int) -> Resources:
         return known[device.arch, gpu.reports[number].kernel]
 
-    return Ran(logits, outputs.grad_logits, gpu.reports, resources)
+    return Ran(logits, grad_logits, gpu.reports, resources)
 
 
 def labelsmooth_triton(device: Device, logits: Tensor, target: Tensor) -> Ran:
     from labelsmooth._backends.triton import ops
 
-    def step() -> Tensor:
-        return ops.forward(inputs(logits, target), OPTIONS, with_grad=True).grad_logits
+    return with_triton(device, logits, lambda: whole_rows(ops, inputs(logits, target)))
 
-    return with_triton(device, logits, step)
+
+def labelsmooth_triton_over_ranks(device: Device, logits: Tensor, target: Tensor) -> Ran:
+    from labelsmooth._backends.triton import ops
+
+    return with_triton(device, logits, lambda: one_rank(ops, inputs(logits, target)))
 
 
 def liger(device: Device, logits: Tensor, target: Tensor) -> Ran:
@@ -157,10 +170,29 @@ def liger(device: Device, logits: Tensor, target: Tensor) -> Ran:
 
 IMPLEMENTATIONS = {
     "labelsmooth, CUDA": (labelsmooth_cuda, "labelsmooth"),
+    "labelsmooth, CUDA, over ranks": (labelsmooth_cuda_over_ranks, "labelsmooth"),
     "labelsmooth, Triton": (labelsmooth_triton, "triton"),
+    "labelsmooth, Triton, over ranks": (labelsmooth_triton_over_ranks, "triton"),
     "Liger": (liger, "liger_kernel"),
 }
 OPTIONS = Options(label_smoothing=SMOOTHING)
+RANKS = 8
+StepOf = Callable[[Any, Inputs], Tensor]  # of a backend; returns the gradient
+
+
+def whole_rows(backend: Any, inputs: Inputs) -> Tensor:
+    grad_logits: Tensor = backend.forward(inputs, OPTIONS, with_grad=True).grad_logits
+    return grad_logits
+
+
+def one_rank(backend: Any, inputs: Inputs) -> Tensor:
+    """The logits are those of one of the ranks."""
+    options = replace(OPTIONS, class_offset=0, num_classes=RANKS * inputs.logits.shape[1])
+    parts = torch.stack([backend.partial(inputs, options)] * RANKS)
+    loss, row_stats, _ = backend.combine(parts, inputs, options)
+    one = torch.ones_like(loss)
+    grad_logits: Tensor = backend.backward(one, row_stats, inputs, options, inplace=False)
+    return grad_logits
 
 
 def inputs(logits: Tensor, target: Tensor) -> Inputs:
