@@ -62,22 +62,36 @@ class _Pool:
             self._ends.append(ours)
             self._processes.append(process)
 
-    def run(self, path: Path, name: str, which: int | str, arguments: dict[str, Any]) -> None:
-        for end in self._ends:
-            end.send((path, name, which, arguments))
-        waiting, failures = list(self._ends), []
-        while waiting:
-            ready = wait(waiting, timeout=LIMIT)
-            if not ready:
-                failures.append(f"ranks {[self._ends.index(e) for e in waiting]} hang")
-                break
-            for end in ready:
-                waiting.remove(end)  # type: ignore[arg-type]
-                if error := end.recv():  # type: ignore[union-attr]
-                    failures.append(f"rank {self._ends.index(end)}:\n{error}")  # type: ignore[arg-type]
+    def run(self, *work: Any) -> None:
+        """What `_work` takes; the next test gets other processes if this one fails."""
+        try:
+            failures = self._failures(work)
+        except BaseException:
+            self.stop()
+            raise
         if failures:
             self.stop()
             raise AssertionError("\n".join(failures))
+
+    def _failures(self, work: tuple[Any, ...]) -> list[str]:
+        waiting, failures = list(self._ends), []
+        for end in self._ends:
+            end.send(work)
+        while waiting:
+            ready = wait(waiting, timeout=LIMIT)
+            if not ready:
+                return [*failures, f"ranks {[self._ends.index(e) for e in waiting]} hang"]
+            for end in waiting[:]:
+                if end not in ready:
+                    continue
+                waiting.remove(end)
+                try:
+                    error = end.recv()
+                except EOFError:
+                    error = "its process has ended"
+                if error:
+                    failures.append(f"rank {self._ends.index(end)}: {error}")
+        return failures
 
     def stop(self) -> None:
         for process in self._processes:
