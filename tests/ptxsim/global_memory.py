@@ -87,6 +87,15 @@ class Region(Store):
         """The simulated address of a tensor that lies in the region."""
         return self.base + host_address(tensor) - self.host
 
+    def holds(self, layout: Layout) -> bool:
+        """Whether all elements of a tensor are elements of the region's."""
+        if not (self.host <= layout.host and layout.host + layout.size <= self.host + self.size):
+            return False
+        if self.valid is None or layout.size == 0:
+            return True
+        first = self.base - self.origin + layout.host - self.host
+        return bool(layout.elements(self.valid[first:], 1).all())
+
     def written(self, layout: Layout) -> bool:
         """Whether every element of a tensor in the region has been written."""
         if self.known is None:
@@ -145,6 +154,7 @@ class GlobalMemory:
     def __init__(self) -> None:
         self.regions: list[Region] = []
         self.bases: list[int] = []
+        self.recent: list[Region] = []  # the last one that was asked for comes last
         self._next = 1
 
     def add_bytes(self, data: Array, *, granule: int = 1) -> Region:
@@ -152,10 +162,13 @@ class GlobalMemory:
         return self._add(host_address(data), data.nbytes, granule, True, data)
 
     def add(self, tensor: Any, *, initialised: bool = True) -> Region:
-        """The region of a torch tensor or numpy array; the one it lies in, if there is one."""
+        """The region of a torch tensor or numpy array; the one it lies in, if there is one. From
+        now on a pointer into both this region and others, of views of one tensor, means this."""
         layout = Layout.of(tensor)
-        found = self.containing(layout.host, layout.size)
+        found = self.holding(layout)
         if found is not None:
+            self.recent.remove(found)
+            self.recent.append(found)
             return found
         region = self._add(layout.host, layout.size, layout.item, initialised, tensor)
         if layout.has_gaps:
@@ -172,7 +185,7 @@ class GlobalMemory:
 
     def written(self, tensor: Any) -> bool:
         layout = Layout.of(tensor)
-        region = self.containing(layout.host, layout.size)
+        region = self.holding(layout)
         if region is None:
             raise ValueError("not registered as an output")
         return region.written(layout)
@@ -182,16 +195,22 @@ class GlobalMemory:
         self._next += 1
         self.regions.append(region)
         self.bases.append(region.base)
+        self.recent.append(region)
         return region
 
     def remove(self, region: Region) -> None:
         at = self.regions.index(region)
         del self.regions[at], self.bases[at]
+        self.recent.remove(region)
 
-    def containing(self, host: int, size: int = 1) -> Region | None:
-        """The region over these bytes of the host's memory."""
-        for region in reversed(self.regions):
-            if region.host <= host and host + size <= region.host + region.size:
+    def holding(self, layout: Layout) -> Region | None:
+        """The region of which a tensor is a part."""
+        return next((region for region in reversed(self.recent) if region.holds(layout)), None)
+
+    def containing(self, host: int) -> Region | None:
+        """The region over this byte of the host's memory."""
+        for region in reversed(self.recent):
+            if region.host <= host < region.host + region.size:
                 return region
         return None
 

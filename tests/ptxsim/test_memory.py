@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ptxsim import LaunchError, Report, Sim, SimError
+from ptxsim.global_memory import GlobalMemory
 from ptxsim.testing import buffer, kernel
 
 THREADS = 128
@@ -286,6 +287,23 @@ def test_strided_tensors_have_holes() -> None:
     with pytest.raises(SimError, match="out-of-bounds global access: block 0 thread 32 "):
         launch(body, [view], block=33)
     launch(body, [base], block=33)
+
+
+def test_views_of_one_tensor_that_overlap() -> None:
+    """A later view is not taken for a hole in an earlier one's span; a pointer into both means the
+    view that was added last."""
+    rows = torch.zeros(4, 8)
+    first, second = rows[:, :3], rows[1:, 3:6]  # the second lies between the rows of the first
+    memory = GlobalMemory()
+    spans = [memory.add(view) for view in (first, second)]
+    assert spans[0] is not spans[1]
+    for view, own in ((first, spans[0]), (second, spans[1]), (first[1:3], spans[0])):
+        assert memory.add(view) is own
+        address = memory.device_address(view.data_ptr())
+        assert address == own.address_of(view)
+        assert own.outside(np.array([address]), 4) is None
+        hole = np.array([address + 3 * 4])
+        assert own.outside(hole, 4) is not None
 
 
 def test_rows_that_lie_further_apart_than_32_bits() -> None:
