@@ -26,11 +26,9 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from benchmarks import plots, report
+from benchmarks import plots
 from benchmarks.contestants import Contestant
-from benchmarks.environment import environment
 from benchmarks.measure import (
     DTYPES,
     Case,
@@ -43,15 +41,14 @@ from benchmarks.measure import (
     wall_time,
 )
 from benchmarks.projection import KEYS, WAYS, Projection, contestants
+from benchmarks.publish import publish
 from benchmarks.report import Sheet, memory, number
-from benchmarks.workers import measure
 
 FULL = [32768, 131072], [256, 1024, 4096], [1024, 4096, 16384]  # C, D, N
 QUICK = [32768], [256, 1024], [1024, 4096]
 LARGE, LARGE_QUICK = 1e13, 3e11  # operations; above it one round, without DISPENSABLE
 SLOW = 1e11  # operations that torch's chunks in bfloat16 may have: half a minute
 DISPENSABLE = {"recompute", "linear_compiled", "compiled", "torch"}
-RESULTS = Path(__file__).parent / "results"
 NOTE = (
     "D features, N rows; forward and backward. In place and plain: F.linear, then the loss. "
     "Chunked and whole: F.linear_cross_entropy. Empty: left out, by the rules in "
@@ -79,18 +76,8 @@ def shape(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> None:
-    path = args.json or RESULTS / ("linear-quick.json" if args.quick else "linear.json")
-    about = environment(args.threads)
-    console = Console()
-    report.show_environment(console, about)
-    results = measure(plan(args), run_case)
-    made = sheets(results)
-    report.show(console, made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = [report.write_json(path, about, results), report.write_markdown(path, about, made)]
-    if args.only == KEYS:
-        written += plots.draw_over_rows(path, about, results)
-    console.print("written:", *(file.name for file in written), f"in {path.parent.name}/")
+    draw = plots.draw_over_rows if args.only == KEYS else None
+    publish("linear", args, plan(args), run_case, sheets, draw)
 
 
 def plan(args: argparse.Namespace) -> list[Case]:

@@ -16,12 +16,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from benchmarks import plots, report
-from benchmarks.environment import environment
 from benchmarks.measure import DTYPES, Case, run_case
-from benchmarks.workers import measure
+from benchmarks.publish import publish
 
 LOGITS = 1 << 26
 CLASSES = {
@@ -33,7 +31,6 @@ SCALING = [10, 100, 1000, 10_000, 100_000, 1_000_000]
 TYPICAL = 32768
 IMAGES = [(8, 21, 512, 512), (8, 150, 512, 512)]
 PARTS = ["main", "forward", "images", "variants", "small", "classes", "threads"]
-RESULTS = Path(__file__).parent / "results"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,18 +68,8 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> None:
-    path = args.json or RESULTS / ("loss-quick.json" if args.quick else "loss.json")
-    about = environment(args.threads)
-    console = Console()
-    report.show_environment(console, about)
-    results = measure(plan(args), run_case)
-    sheets = report.sheets(results)
-    report.show(console, sheets)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = [report.write_json(path, about, results), report.write_markdown(path, about, sheets)]
-    if not args.only:
-        written += plots.draw(path, about, results)
-    console.print("written:", *(file.name for file in written), f"in {path.parent.name}/")
+    draw = None if args.only else plots.draw
+    publish("loss", args, plan(args), run_case, report.sheets, draw)
 
 
 def plan(args: argparse.Namespace) -> list[Case]:

@@ -28,14 +28,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import report
 from benchmarks.contestants import SMOOTHING, TORCH, Contestant, in_place, ours, training
-from benchmarks.environment import environment
 from benchmarks.loss import TYPICAL, shape
 from benchmarks.measure import (
     DTYPES,
@@ -46,14 +43,14 @@ from benchmarks.measure import (
     wall_time,
 )
 from benchmarks.problem import Problem
+from benchmarks.publish import publish
 from benchmarks.report import Sheet, describe, memory, number
-from benchmarks.workers import die_with_parent, measure
+from benchmarks.workers import die_with_parent
 
 RANKS = [1, 2, 4]
 FULL = [shape(str(TYPICAL))]
 QUICK = [(512, TYPICAL)]
 LIMIT = timedelta(seconds=120)  # that ranks wait for each other
-RESULTS = Path(__file__).parent / "results"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,22 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    path = args.json or RESULTS / ("ranks-quick.json" if args.quick else "ranks.json")
-    about = environment(args.threads)
-    console = Console()
-    report.show_environment(console, about)
     cases = [
         Case("ranks", *size, dtype, args.threads, args.rounds, ranks=ranks)
         for dtype in args.dtypes
         for size in args.shapes or (QUICK if args.quick else FULL)
         for ranks in args.ranks
     ]
-    results = measure(cases, run_case)
-    sheets = [sheet(result) for result in results]
-    report.show(console, sheets)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = [report.write_json(path, about, results), report.write_markdown(path, about, sheets)]
-    console.print("written:", *(file.name for file in written), f"in {path.parent.name}/")
+    publish("ranks", args, cases, run_case, sheets)
 
 
 def run_case(case: Case) -> Result:
@@ -238,6 +226,10 @@ def size(tree: Any) -> int:
 
 
 # ---- tables --------------------------------------------------------------------------------------
+
+
+def sheets(results: list[Result]) -> list[Sheet]:
+    return [sheet(result) for result in results]
 
 
 def sheet(result: Result) -> Sheet:

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from benchmarks import report
 from benchmarks.contestants import (
     TORCH,
     Contestant,
@@ -30,18 +28,16 @@ from benchmarks.contestants import (
     in_place,
     training,
 )
-from benchmarks.environment import environment
 from benchmarks.loss import TYPICAL, shape
 from benchmarks.measure import DTYPES, Case, Result, compete, peak_extra_bytes, settle
 from benchmarks.problem import Problem
+from benchmarks.publish import publish
 from benchmarks.report import Sheet, describe, memory, number
-from benchmarks.workers import measure
 from labelsmooth import SparseTarget
 
 FULL = [shape(str(TYPICAL))]
 QUICK = [(512, TYPICAL)]
 COUNTS = (2, 64)  # classes a row
-RESULTS = Path(__file__).parent / "results"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,22 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    path = args.json or RESULTS / ("targets-quick.json" if args.quick else "targets.json")
-    about = environment(args.threads)
-    console = Console()
-    report.show_environment(console, about)
-    shapes = args.shapes or (QUICK if args.quick else FULL)
     cases = [
         Case("targets", *size, dtype, args.threads, args.rounds)
         for dtype in args.dtypes
-        for size in shapes
+        for size in args.shapes or (QUICK if args.quick else FULL)
     ]
-    results = measure(cases, run_case)
-    sheets = [sheet(result) for result in results]
-    report.show(console, sheets)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = [report.write_json(path, about, results), report.write_markdown(path, about, sheets)]
-    console.print("written:", *(file.name for file in written), f"in {path.parent.name}/")
+    publish("targets", args, cases, run_case, sheets)
 
 
 def run_case(case: Case) -> Result:
@@ -122,6 +108,10 @@ def contestants(problem: Problem) -> list[Contestant]:
 def dense(target: SparseTarget, classes: int) -> Tensor:
     made = torch.zeros(len(target.probs), classes)
     return made.scatter_add_(1, target.classes, target.probs)
+
+
+def sheets(results: list[Result]) -> list[Sheet]:
+    return [sheet(result) for result in results]
 
 
 def sheet(result: Result) -> Sheet:

@@ -26,6 +26,7 @@ from ._call.problem import (
     CallWithStats,
     CommonOptions,
     Inputs,
+    LinearInputs,
     Options,
     Target,
     accumulate_dtype,
@@ -118,13 +119,25 @@ def loss(
 ) -> Result:
     """`label_smoothing_loss` of tensors as they were given, its options made; the logits are
     multiplied by the scale before."""
-    if is_dtensor(given.logits):
-        from ._mesh.calls import loss_of_logits
+    return computed(_loss, given, given.logits, normalizer, options, scale)
 
-        result: Result = loss_of_logits(_loss, given, normalizer, options, scale)
+
+def computed(
+    loss: Callable[..., Result],
+    given: Inputs | LinearInputs,
+    placed: Tensor,
+    normalizer: Tensor | float | None,
+    options: CommonOptions,
+    scale: Tensor | None,
+) -> Result:
+    """`loss` of these arguments: over the mesh of the tensor that is placed, if it is a DTensor."""
+    if is_dtensor(placed):
+        from ._mesh.calls import loss_over_mesh
+
+        result: Result = loss_over_mesh(loss, given, normalizer, options, scale)
         return result
-    with together(options.process_group, given.logits):
-        return _loss(given, normalizer, options, scale)
+    with together(options.process_group, given[0]):
+        return loss(given, normalizer, options, scale)
 
 
 def _loss(

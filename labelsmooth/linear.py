@@ -17,7 +17,6 @@ from ._call.checks import (
     check_logit_scale,
     check_prior,
     check_tensor,
-    is_dtensor,
 )
 from ._call.declare import check_names
 from ._call.problem import (
@@ -34,6 +33,7 @@ from .functional import (
     LossStats,
     Result,
     as_tensor,
+    computed,
     group_of,
     loss_function_of,
     scaled,
@@ -96,13 +96,7 @@ def loss(
 ) -> Result:
     """`linear_label_smoothing_loss` of tensors as they were given, its options made; hidden states
     and bias are multiplied by the scale before."""
-    if is_dtensor(given.linear_weight):
-        from ._mesh.calls import loss_of_projection
-
-        result: Result = loss_of_projection(_loss, given, normalizer, options, scale)
-        return result
-    with together(options.process_group, given.hidden):
-        return _loss(given, normalizer, options, scale)
+    return computed(_loss, given, given.linear_weight, normalizer, options, scale)
 
 
 def _loss(

@@ -194,8 +194,8 @@ def _check(received: Tensor, header: Header, *, read: bool) -> None:
         raise RuntimeError(
             f"the call failed on {_named(failed)} of the process group, which raised the error"
         )
-    places = {name: place for place, name in enumerate((*header.shared,), start=SHARED)}
-    places |= {name: place for place, name in enumerate(SUMMED_UP, start=CHECKSUMS)}
+    places = dict(zip(header.shared, range(SHARED, WORDS), strict=False))
+    places |= dict(zip(SUMMED_UP, range(CHECKSUMS, SHARED), strict=True))
     places["rows of a chunk"] = NEEDED
     for name, place in places.items():
         came = [words[place] for words in ranks]

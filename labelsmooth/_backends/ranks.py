@@ -55,8 +55,7 @@ def resolved(options: AnyOptions, columns: int) -> AnyOptions:
                         f"logits: expected those of this rank's classes, got {columns} columns for "
                         f"num_classes={total}; class_offset says so if that is meant"
                     )
-                most = -(-total // place.ranks)
-                first = min(place.rank * max(columns, most), total)
+                first = _first_class(place, total, columns)
     if group is None and total is not None and (total > columns or first not in (None, 0)):
         came = f"num_classes={total}" + (f", class_offset={first}" if first else "")
         raise ValueError(
@@ -76,9 +75,19 @@ def share_of(options: CommonOptions) -> tuple[int, int]:
     """Where the classes of this rank begin, if not given by class_offset, and how many they are, of
     num_classes in equal parts, the last of which are smaller or empty: as DTensor has them."""
     place, total = place_in(options.process_group), int(options.num_classes or 0)
-    most = -(-total // place.ranks)
-    first = min(place.rank * most, total) if options.class_offset is None else options.class_offset
-    return first, max(0, min(most, total - first))
+    first = options.class_offset
+    first = _first_class(place, total) if first is None else first
+    return first, max(0, min(_share(place, total), total - first))
+
+
+def _share(place: Place, total: int) -> int:
+    """The most classes that a rank has, where all have the same or the last ones fewer."""
+    return -(-total // place.ranks)
+
+
+def _first_class(place: Place, total: int, columns: int = 0) -> int:
+    """Of that rank; with more columns than its share, all ranks have some padding."""
+    return min(place.rank * max(columns, _share(place, total)), total)
 
 
 def with_share(options: AnyOptions, group: str, classes: int) -> tuple[AnyOptions, int]:

@@ -51,15 +51,21 @@ from .layout import (
 # ---- a call --------------------------------------------------------------------------------------
 
 
+def loss_over_mesh(loss: Callable[..., Any], given: Inputs | LinearInputs, *others: Any) -> Any:
+    """`loss` of these arguments, of which the logits or the linear weight are a DTensor."""
+    if isinstance(given, LinearInputs):
+        return _loss_of_projection(loss, given, *others)
+    return _loss_of_logits(loss, given, *others)
+
+
 @_disable_dynamo
-def loss_of_logits(
+def _loss_of_logits(
     loss: Callable[..., Any],
     given: Inputs,
     normalizer: Any,
     options: Options,
     scale: Tensor | None,
 ) -> Any:
-    """`loss` of these arguments, of which the logits are a DTensor."""
     logits: Any = given.logits
     axis = min(logits.dim(), 2) - 1
     layout = layout_of_logits(logits, axis)
@@ -78,14 +84,13 @@ def loss_of_logits(
 
 
 @_disable_dynamo
-def loss_of_projection(
+def _loss_of_projection(
     loss: Callable[..., Any],
     given: LinearInputs,
     normalizer: Any,
     options: LinearOptions,
     scale: Tensor | None,
 ) -> Any:
-    """`loss` of these arguments, of which the linear weight is a DTensor."""
     hidden: Any = given.hidden
     linear_weight: Any = given.linear_weight
     layout = layout_of_projection(hidden, linear_weight)
