@@ -12,6 +12,7 @@ BENCHMARKS = {
     "targets": "time and memory of the loss on the CPU by the kind of its target",
     "ranks": "time, memory and bytes of the loss on the CPU over the ranks of a process group",
     "gpu": "time, memory and accuracy of the loss on a GPU, alone and with the projection",
+    "instructions": "machine instructions of the GPU kernels, counted without a GPU",
     "traffic": "bytes, instructions and occupancy of the GPU kernels, counted without a GPU",
 }
 

@@ -51,17 +51,26 @@ def resource_usage(binary: Path) -> dict[tuple[int, str], Resources]:
     return found
 
 
-def resources_of_ptx(ptx: str) -> Resources:
-    """Of the one kernel of a PTX text, assembled for the target that it names."""
-    [target] = re.findall(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
-    # Triton's package has an assembler of its own for the newer targets.
-    tool = (find_tool("ptxas-blackwell") if int(target[1]) >= 100 else None) or find_tool("ptxas")
+def assembler(triton_for: int | None = None) -> str:
+    """nvcc's ptxas, or that with which Triton assembles for an architecture."""
+    if triton_for is None:
+        tool = find_tool("ptxas")
+    else:
+        from triton.backends.nvidia.compiler import get_ptxas
+
+        tool = get_ptxas(triton_for).path
     if tool is None:
         raise FileNotFoundError("ptxas is neither on the path nor in Triton's package")
+    return tool
+
+
+def resources_of_ptx(ptx: str, ptxas: str) -> Resources:
+    """Of the one kernel of a PTX text, assembled for the target that it names."""
+    [target] = re.findall(r"^\.target (sm_\w+)", ptx, re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(ptx)
-        command = [tool, "-arch", target[0], str(source), "-o", str(cubin)]
+        command = [ptxas, "-arch", target, str(source), "-o", str(cubin)]
         subprocess.run(command, check=True, capture_output=True)
         [found] = resource_usage(cubin).values()
     return found

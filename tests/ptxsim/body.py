@@ -23,6 +23,7 @@ class Instruction:
     guard: Register | None
     line: tuple[int, int] | None  # (file, line) of the source, with -lineinfo
     text: str
+    at: int = 0  # where it begins in the kernel's text
     scopes: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()  # of a branch
 
@@ -57,7 +58,7 @@ class Body:
 
 T = TypeVar("T")
 
-_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)[^\n]*")
+LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)[^\n]*")
 _LABEL = re.compile(r"([$%\w]+)\s*:(?!:)")
 _STATEMENT = re.compile(r"[^;]*;")
 _SPACE = re.compile(r"\s+")
@@ -96,7 +97,7 @@ class _Parser:
             elif text[at] == "}":
                 self.scopes.pop()
                 at += 1
-            elif loc := _LOC.match(text, at):
+            elif loc := LOC.match(text, at):
                 self.line = (int(loc[1]), int(loc[2]))
                 at = loc.end()
             elif label := _LABEL.match(text, at):
@@ -107,7 +108,7 @@ class _Parser:
                 statement = _STATEMENT.match(text, at)
                 if not statement:
                     raise SimError(f"statement without end: {text[at : at + 60]!r}")
-                self.statement(" ".join(statement[0][:-1].split()))
+                self.statement(" ".join(statement[0][:-1].split()), at)
                 at = statement.end()
         self.resolve_branches()
         return self.body
@@ -118,7 +119,7 @@ class _Parser:
                 return self.names[scope][name]
         return None
 
-    def statement(self, text: str) -> None:
+    def statement(self, text: str, at: int) -> None:
         if text.startswith(".reg"):
             self.declare_registers(text)
         elif text.startswith(".branchtargets"):
@@ -132,7 +133,7 @@ class _Parser:
                 table = self.body.shared if space == "shared" else self.body.local
                 table[name] = (int(count or 1) * width, int(align[1]) if align else width)
         elif text and not text.startswith("."):
-            self.instruction(text)
+            self.instruction(text, at)
 
     def declare_registers(self, text: str) -> None:
         kind, names = re.sub(r"^\.reg\s*", "", text).split(None, 1)
@@ -147,7 +148,7 @@ class _Parser:
                 scope[each] = Register(len(self.body.registers), type_)
                 self.body.registers.append(type_)
 
-    def instruction(self, text: str) -> None:
+    def instruction(self, text: str, at: int) -> None:
         full, guard = text, None
         if match := _GUARD.match(text):
             register = self.lookup(match[2])
@@ -170,6 +171,7 @@ class _Parser:
                 guard=guard,
                 line=self.line,
                 text=full,
+                at=at,
                 scopes=tuple(self.scopes),
             )
         )

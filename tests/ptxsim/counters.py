@@ -13,6 +13,7 @@ from .lanes import sorted_distinct
 
 if TYPE_CHECKING:
     from .frame import Frame
+    from .parser import Module
 
 SECTOR = 32  # bytes
 _BANKS = 32  # of 4 bytes
@@ -91,6 +92,7 @@ class TensorTraffic:
 class Report:
     """One launch. `instructions` counts warps, `thread_instructions` active threads."""
 
+    module: Module = field(repr=False)
     kernel: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
@@ -98,6 +100,7 @@ class Report:
     shared_bytes: int
     instructions: int = 0
     thread_instructions: int = 0
+    executions: list[int] = field(default_factory=list)  # warps, by the instruction's number
     accesses: list[Access] = field(default_factory=list)
     traffic: dict[int, TensorTraffic] = field(default_factory=dict)  # by host address
     warnings: dict[str, int] = field(default_factory=dict)
@@ -163,5 +166,6 @@ class Counters:
         self.detailed = detailed
         self.instructions = 0
         self.thread_instructions = 0
+        self.executions: collections.Counter[int] = collections.Counter()  # by basic block's start
         self.accesses: dict[int, Access] = {}  # by the instruction's number
         self.warnings: collections.Counter[str] = collections.Counter()

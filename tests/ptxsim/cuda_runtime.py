@@ -44,6 +44,14 @@ _LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, _DIM, _DIM, _DIM, _ARG
 _QUERY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _SET = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
 _OCCUPANCY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t)
+_CLUSTERS = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_size_t,
+    ctypes.POINTER(ctypes.c_int),
+)
 
 
 class _Hooks(ctypes.Structure):
@@ -53,6 +61,8 @@ class _Hooks(ctypes.Structure):
         ("device_attribute", _QUERY),
         ("set_function_attribute", _SET),
         ("active_blocks", _OCCUPANCY),
+        ("active_clusters", _CLUSTERS),
+        ("driver_version", ctypes.c_int),
     ]
 
 
@@ -104,21 +114,25 @@ def _runs_on(module: Module, arch: int) -> bool:
 
 
 class Gpu:
-    """One simulated device: its memory, and the reports of the launches on it."""
+    """One simulated device: its memory, the reports of the launches on it, and what it was asked
+    and told between them."""
 
     def __init__(self, library: CudaLibrary, device: Device, options: dict[str, Any]) -> None:
         self.library, self.device, self.options = library, device, options
         self.memory = GlobalMemory()
         self.reports: list[Report] = []
+        self.questions: list[str] = []
         self.sims: dict[int, Sim] = {}
         self.ordinal = library.devices.index(device)
         self.error: BaseException | None = None
         self.hooks = _Hooks(
             self.ordinal,
             _LAUNCH(self._launch),
-            _QUERY(lambda attribute, number: library.devices[number].attribute(attribute)),
+            _QUERY(self._device_attribute),
             _SET(self._set_attribute),
             _OCCUPANCY(self._active_blocks),
+            _CLUSTERS(self._active_clusters),
+            device.driver,
         )
 
     def tensor(self, tensor: Any, *, initialised: bool = True) -> None:
@@ -193,30 +207,28 @@ class Gpu:
         kernel = module.kernels[name]
         fixed = kernel.limit(".reqnctapercluster")
         shape = cluster if cluster[0] else tuple((*fixed, 1, 1)[:3]) if fixed else (1, 1, 1)
-        status = self._refusal(name, grid, block, int(np.prod(shape)))
+        blocks = int(np.prod(shape))
+        status = self._refusal(grid, block) or self._cluster_refusal(name, blocks)
         if status:
             return status
+        if blocks > self.device.largest_cluster:
+            return _INVALID_CLUSTER_SIZE
         sim = self._sim(module)
-        static = sim.shared_bytes(name, 0)
-        allowed = self._get_attribute(name, _MAX_DYNAMIC_SHARED)
-        if shared > max(allowed, DEFAULT_SHARED - static):
+        if shared > self._most_shared(name, sim):
             return _INVALID_VALUE
         values = [self._raw(kernel, index, args) for index in range(len(kernel.parameters))]
         self.reports.append(sim.launch(name, grid, block, values, smem=shared, cluster=shape))
         return 0
 
-    def _refusal(
-        self,
-        name: str,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        cluster: int,
-    ) -> int:
+    def _refusal(self, grid: tuple[int, int, int], block: tuple[int, int, int]) -> int:
         """The error code of a launch that the device refuses, else 0."""
         if not 0 < int(np.prod(block)) <= 1024 or block[2] > 64:
             return _INVALID_CONFIGURATION
         if min(grid) < 1 or grid[0] >= 1 << 31 or max(grid[1:]) >= 1 << 16:
             return _INVALID_CONFIGURATION
+        return 0
+
+    def _cluster_refusal(self, name: str, cluster: int) -> int:
         if cluster == 1:
             return 0
         if self.device.arch < 90:
@@ -238,10 +250,20 @@ class Gpu:
                 raw[at : at + 8] = address.to_bytes(8, "little")
         return bytes(raw)
 
+    def _most_shared(self, name: str, sim: Sim) -> int:
+        """Dynamic shared memory that a block may have."""
+        allowed = self._get_attribute(name, _MAX_DYNAMIC_SHARED)
+        return max(allowed, DEFAULT_SHARED - sim.shared_bytes(name, 0))
+
     def _get_attribute(self, name: str, attribute: int) -> int:
         return self.library.attributes.get((self.ordinal, name, attribute), 0)
 
+    def _device_attribute(self, attribute: int, number: int) -> int:
+        self.questions.append("device attribute")
+        return self.library.devices[number].attribute(attribute)
+
     def _set_attribute(self, name: bytes, attribute: int, value: int) -> int:
+        self.questions.append("function attribute")
         kernel = name.decode()
         if attribute == _MAX_DYNAMIC_SHARED:
             module = self.library.module_for(kernel, self.device.arch)
@@ -257,6 +279,25 @@ class Gpu:
             return 0
         total = self._sim(module).shared_bytes(name.decode(), shared)
         return self.device.active_blocks(threads, total)
+
+    def _active_clusters(
+        self, name: bytes, cluster: int, threads: int, shared: int, clusters: Any
+    ) -> int:
+        self.questions.append("active clusters")
+        module = self.library.module_for(name.decode(), self.device.arch)
+        if module is None:
+            return _NO_KERNEL_IMAGE
+        if status := self._cluster_refusal(name.decode(), cluster):
+            return status
+        if shared > self._most_shared(name.decode(), self._sim(module)):
+            return _INVALID_VALUE
+        if cluster > self.device.largest_cluster:
+            clusters[0] = 0
+            return self.device.beyond_largest
+        blocks = self._active_blocks(name, threads, shared)
+        at_least = min(blocks, 1)  # a device that is made small for a test has the same room
+        clusters[0] = max(blocks * self.device.multiprocessors // cluster, at_least)
+        return 0
 
 
 __all__ = ["CudaLibrary", "Device", "Gpu", "build_library", "extract_ptx"]

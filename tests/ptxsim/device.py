@@ -17,6 +17,11 @@ class Device:
     shared_per_multiprocessor: int
     threads_per_multiprocessor: int = 2048
     blocks_per_multiprocessor: int = 32
+    # Blocks of the largest cluster that there is room for, and what else is answered of a larger
+    # one: that there are 0 of them, or a cudaError_t.
+    largest_cluster: int = 16
+    beyond_largest: int = 0
+    driver: int = 13000  # the newest CUDA that the driver serves
 
     @staticmethod
     def of(arch: int) -> Device:

@@ -15,10 +15,14 @@ typedef struct {
   int (*device_attribute)(int attribute, int device);
   int (*set_function_attribute)(const char* kernel, int attribute, int value);
   int (*active_blocks)(const char* kernel, int threads, size_t shared_bytes);
+  int (*active_clusters)(const char* kernel, int cluster, int threads, size_t shared_bytes,
+                         int* clusters);
+  int driver_version;
 } Hooks;
 
-enum { success = 0, invalid_value = 1, invalid_device_function = 98 };
-enum { max_kernels = 8192, max_nested = 16, multiprocessors = 16, cluster_dimension = 4 };
+enum { success = 0, invalid_value = 1, insufficient_driver = 35, invalid_device_function = 98 };
+enum { max_kernels = 8192, max_nested = 16, cluster_dimension = 4 };
+enum { runtime_version = 13000 }; /* what this stands in for */
 
 static Hooks hooks;
 static struct {
@@ -39,6 +43,11 @@ void ptxsim_set_hooks(const Hooks* given) { hooks = *given; }
 static int remember(int status) {
   if (status != success) last_error = status;
   return status;
+}
+
+/* A driver serves the runtimes of its major version and of those before. */
+static int driver_status(void) {
+  return hooks.driver_version / 1000 < runtime_version / 1000 ? insufficient_driver : success;
 }
 
 static const char* name_of(const void* function) {
@@ -103,6 +112,7 @@ int __cudaGetKernel(const void** kernel, const void* function) {
 static int launch(const void* function, dim3 grid, dim3 block, dim3 cluster, void** args,
                   size_t shared_bytes) {
   const char* name = name_of(function);
+  if (driver_status()) return remember(driver_status());
   if (!name || !hooks.launch) return remember(invalid_device_function);
   return remember(hooks.launch(name, &grid, &block, &cluster, args, shared_bytes));
 }
@@ -162,18 +172,28 @@ int cudaPeekAtLastError(void) { return last_error; }
 
 int cudaFuncSetAttribute(const void* function, int attribute, int value) {
   const char* name = name_of(function);
+  if (driver_status()) return remember(driver_status());
   if (!name || !hooks.set_function_attribute) return remember(invalid_device_function);
   return remember(hooks.set_function_attribute(name, attribute, value));
 }
 
 int cudaGetDevice(int* device) {
   *device = hooks.device;
+  return remember(driver_status());
+}
+
+int cudaSetDevice(int device) {
+  if (driver_status()) return remember(driver_status());
+  return device == hooks.device ? success : remember(invalid_value);
+}
+
+int cudaDriverGetVersion(int* version) {
+  *version = hooks.driver_version;
   return success;
 }
 
-int cudaSetDevice(int device) { return device == hooks.device ? success : remember(invalid_value); }
-
 int cudaDeviceGetAttribute(int* value, int attribute, int device) {
+  if (driver_status()) return remember(driver_status());
   *value = hooks.device_attribute ? hooks.device_attribute(attribute, device) : 0;
   return success;
 }
@@ -198,12 +218,11 @@ int cudaOccupancyMaxActiveClusters(int* clusters, const void* function,
                                    const Configuration* configuration) {
   const dim3 shape = cluster_of(configuration), block = configuration->block;
   const unsigned size = shape.x ? shape.x * shape.y * shape.z : 1;
-  int blocks = 0;
-  const int status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &blocks, function, (int)(block.x * block.y * block.z), configuration->shared_bytes);
-  if (status == success)
-    *clusters = blocks * hooks.device_attribute(multiprocessors, hooks.device) / (int)size;
-  return status;
+  const char* name = name_of(function);
+  if (driver_status()) return remember(driver_status());
+  if (!name || !hooks.active_clusters) return remember(invalid_device_function);
+  return remember(hooks.active_clusters(name, (int)size, (int)(block.x * block.y * block.z),
+                                        configuration->shared_bytes, clusters));
 }
 
 int cudaMemsetAsync(void* memory, int value, size_t count, void* stream) {

@@ -151,6 +151,7 @@ class Sim:
     def _report(self, launch: Launch) -> Report:
         counters = launch.counters
         return Report(
+            module=self.module,
             kernel=launch.program.kernel.name,
             grid=launch.grid,
             block=launch.block,
@@ -158,6 +159,7 @@ class Sim:
             shared_bytes=launch.shared_bytes,
             instructions=counters.instructions,
             thread_instructions=counters.thread_instructions,
+            executions=_by_instruction(launch.program, counters),
             accesses=[counters.accesses[pc] for pc in sorted(counters.accesses)],
             traffic={r.host: r.final_traffic() for r in self.memory.regions},
             warnings=dict(counters.warnings),
@@ -189,6 +191,14 @@ class Sim:
         if isinstance(arg, (float, np.floating)):
             return np.array([arg], f"f{bits // 8}").tobytes()
         return (int(arg) & ((1 << bits) - 1)).to_bytes(bits // 8, "little")
+
+
+def _by_instruction(program: Program, counters: Counters) -> list[int]:
+    executions = [0] * len(program.code)
+    for block in program.blocks.values():
+        times = counters.executions[block.start]
+        executions[block.start : block.end] = [times] * (block.end - block.start)
+    return executions
 
 
 def _program(module: Module, name: str) -> Program:

@@ -176,6 +176,7 @@ class Machine:
             for slot in dead:
                 frame.regs.pop(slot, None)
         length = block.end - block.start
+        self.counters.executions[block.start] += frame.warps
         self.counters.instructions += length * frame.warps
         self.counters.thread_instructions += length * frame.n
         if frame.regs is not self.file:

@@ -39,6 +39,7 @@ class Kernel:
     parameter_bytes: int
     directives: str
     files: dict[int, str]
+    head: str = field(repr=False)  # from .entry to the brace
     text: str = field(repr=False)
 
     @cached_property
@@ -110,9 +111,10 @@ class Module:
     """A PTX module: its kernels by name and its variables."""
 
     def __init__(self, text: str) -> None:
-        target = re.search(r"\.target\s+sm_(\d+)(\w?)", text)
-        self.arch = int(target[1]) if target else 0
-        self.specific = bool(target and target[2])  # sm_90a: for that device alone
+        target = re.search(r"\.target\s+(sm_(\d+)(\w?))", text)
+        self.target = target[1] if target else ""
+        self.arch = int(target[2]) if target else 0
+        self.specific = bool(target and target[3])  # sm_90a: for that device alone
         files = {int(n): path for n, path in re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text)}
         text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
         text = re.sub(r"//[^\n]*|\.file[^\n]*", "", text)
@@ -124,12 +126,13 @@ class Module:
             end = _closing_brace(text, match.end())
             parameters, size = _parameters(match[2] or "")
             self.kernels[match[1]] = Kernel(
-                match[1], parameters, size, match[3], files, text[match.end() : end]
+                match[1], parameters, size, match[3], files, match[0], text[match.end() : end]
             )
-            outside.append(text[at : match.start()])
+            outside.append(re.sub(r"\.(visible|weak)\s*$", "", text[at : match.start()]))
             at = end + 1
         outside.append(text[at:])
-        self.variables = self._variables("".join(outside))
+        self.outside = "".join(outside)  # the target, variables
+        self.variables = self._variables(self.outside)
 
     @staticmethod
     def _variables(text: str) -> list[Variable]:
