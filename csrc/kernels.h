@@ -129,6 +129,11 @@ const char* instruction_set();
 // cudaStream_t.
 namespace cuda {
 
+// As CUDA counts, 13000 for 13.0: the runtime that is built in, and the newest that the driver
+// serves (0: no driver).
+int runtime_version();
+int driver_version();
+
 int set_device(int device);
 const char* error_string(int error);
 

@@ -103,19 +103,33 @@ LABELSMOOTH_HD T x_log_x(T x) {
 
 // ---- logits: scale and softcap ------------------------------------------------------------------
 
-// x = k tanh(s x0 / k), or s x0 without a softcap.
+// x = s x0 and, with a softcap, x = k tanh(s x0 / k). tanh_of(a, b) is tanh(a b).
+template <class T, class S>
+LABELSMOOTH_HD T scaled_logit(T x0, const LossOptions<S>& options) {
+  return x0 * T(options.logit_scale);
+}
+template <class T, class S, class Tanh>
+LABELSMOOTH_HD T capped_logit(T x0, const LossOptions<S>& options, const Tanh& tanh_of) {
+  return T(options.softcap) * tanh_of(x0, T(options.logit_scale / options.softcap));
+}
+template <class T, class S, class Tanh>
+LABELSMOOTH_HD T transform_logit(T x0, const LossOptions<S>& options, const Tanh& tanh_of) {
+  return options.softcap > 0 ? capped_logit(x0, options, tanh_of) : scaled_logit(x0, options);
+}
 template <class T, class S>
 LABELSMOOTH_HD T transform_logit(T x0, const LossOptions<S>& options) {
-  const T x = x0 * T(options.logit_scale);
-  return options.softcap > 0 ? T(options.softcap) * tanh(x / T(options.softcap)) : x;
+  return transform_logit(x0, options, [](T a, T b) { return tanh(a * b); });
 }
 
-// dx/dx0 = s (1 - (x/k)^2), from the transformed x.
+// dx/dx0 = s (1 - (x/k)^2), from the transformed x, with a softcap: exactly 0 where x is k or -k.
+template <class T, class S>
+LABELSMOOTH_HD T capped_slope(T x, const LossOptions<S>& options) {
+  const T cap(options.softcap);
+  return T(options.logit_scale / (options.softcap * options.softcap)) * ((cap - x) * (cap + x));
+}
 template <class T, class S>
 LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {
-  if (!(options.softcap > 0)) return T(options.logit_scale);
-  const T ratio = x / T(options.softcap);
-  return T(options.logit_scale) * (T(1) - ratio * ratio);
+  return options.softcap > 0 ? capped_slope(x, options) : T(options.logit_scale);
 }
 
 // ---- classes ------------------------------------------------------------------------------------

@@ -120,9 +120,11 @@ class Plan(ctypes.Structure):
     """csrc/cuda/plan.h."""
 
     _fields_ = [
-        *_fields(ctypes.c_int, "kernel_number", "lanes", "cluster", "threads", "chunks"),
+        *_fields(
+            ctypes.c_int, "kernel_number", "lanes", "cluster", "threads", "capacity", "positions"
+        ),
         ("shared_bytes", ctypes.c_int64),
-        ("parts", ctypes.c_int),
+        *_fields(ctypes.c_int, "parts", "chunks_a_part"),
         ("most_shared_bytes", ctypes.c_int64),
     ]
 
@@ -149,10 +151,11 @@ def built_library() -> CudaLibrary:
     return library
 
 
-def make_plan(problem: LossProblem, arch: int) -> Plan:
+def make_plan(problem: LossProblem, arch: int, largest_cluster: int = 16) -> Plan:
     plan, limits = Plan(), DeviceLimits.of(arch)
     make = built_library().function("make_plan")
-    make(ctypes.byref(problem), ctypes.byref(limits), ctypes.byref(plan))
+    room = ctypes.c_int64(largest_cluster)
+    make(ctypes.byref(problem), ctypes.byref(limits), room, ctypes.byref(plan))
     return plan
 
 

@@ -25,7 +25,7 @@ import torch
 from checks import DTYPES, REDUCTIONS
 from gpu_problem import Case, check_case
 
-__all__ = ["CASES", "Case", "check_case"]
+__all__ = ["CASES", "EACH_KERNEL", "Case", "check_case"]
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -221,7 +221,21 @@ def _layouts() -> list[Case]:
             )
     cases.append(Case("odd, long rows", shape=(2, 33003), layout="odd"))
     cases.append(Case("columns, long rows", shape=(2, 33003), layout="columns"))
+    for name in ("weighted probabilities", "weighted few", "weighted unmasked", "everything"):
+        columns: dict[str, Any] = {"shape": (3, 2003), "layout": "columns"}
+        cases.append(_case(f"{name}, long columns", CHANGES[name], **columns))
+        cases.append(
+            _case(
+                f"{name}, long columns in two phases",
+                CHANGES[name],
+                dtype=torch.bfloat16,
+                one_step=False,
+                **columns,
+            )
+        )
     cases.append(Case("many positions", shape=(1, 21, 130), targets="ignored"))
+    cases.append(Case("negative, positions", shape=(2, 37, 40), values="negative"))
+    cases.append(Case("negative, columns", shape=(5, 45), layout="columns", values="negative"))
     return cases
 
 
@@ -229,7 +243,7 @@ def _values_and_targets() -> list[Case]:
     """Where NaN and infinity might arise, in short rows and in long ones."""
     cases = []
     for classes in (1000, 33003):
-        for values in ("offset", "rising", "half", "masked", "target"):
+        for values in ("offset", "negative", "rising", "half", "masked", "target"):
             cases.extend(
                 Case(
                     f"{values}, smoothing {smoothing}, C={classes}",
@@ -378,3 +392,18 @@ CASES = [
     *_zero_coefficients(),
     *_calls(),
 ]
+
+
+def _each_kernel() -> list[Case]:
+    """Small ones that, whole and over ranks, launch every kernel of every dtype."""
+    cases = []
+    for dtype in DTYPES:
+        for layout, classes in (("rows", 70), ("columns", 70), ("rows", 6000)):
+            for option in ("everything", "weighted few"):
+                name = f"{_name(dtype)}, {option}, {layout}, C={classes}"
+                fields = {"dtype": dtype, "shape": (3, classes), "layout": layout}
+                cases.append(_case(name, CHANGES[option], **fields))
+    return cases
+
+
+EACH_KERNEL = _each_kernel()

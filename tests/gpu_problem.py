@@ -161,7 +161,7 @@ def _targets(case: Case) -> tuple[Tensor, Tensor | None]:
 
 def _values(case: Case, target: Tensor, options: Options) -> Tensor:
     """normal        a few units around 0
-    offset        around 10000
+    offset        around 10000; "negative": around -10000, below what fills a chunk
     half, masked  as normal, but the first half of the classes, every second class is -inf (the
                   target's logit excepted); "lowest": as masked, but the lowest finite number;
                   "masked probabilities": as masked, and those classes have no probability; "far":
@@ -172,8 +172,8 @@ def _values(case: Case, target: Tensor, options: Options) -> Tensor:
     rising        the largest at the end: every block of classes has a larger maximum than the last
     """
     x = 2 * torch.randn(case.shape, dtype=torch.float64)
-    if case.values == "offset":
-        x = x + 10000
+    if case.values in ("offset", "negative"):
+        x = x + (10000 if case.values == "offset" else -10000)
     if case.values == "rising":
         ramp = torch.linspace(-60, 60, case.classes, dtype=torch.float64)
         x = x + ramp.view(-1, *(1,) * (x.dim() - 2))

@@ -7,9 +7,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "../row_math.h"
-#include "plan.h"
 
 namespace labelsmooth::cuda {
 
@@ -26,27 +26,6 @@ __device__ inline float widen(float x) { return x; }
 __device__ inline double widen(double x) { return x; }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline float widen(__half x) { return __half2float(x); }
-
-__device__ inline float exp2_approx(float x) {
-#ifdef __CUDA_ARCH__
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return exp2f(x);
-#endif
-}
-
-// 16-bit logits do not need the last bits of an exponential: the error of this one, some 2^-20
-// of the sum, is small beside theirs.
-template <class Element, class T>
-__device__ T exp_of(T x) {
-  constexpr T log2_e = T(1.4426950408889634);
-  if constexpr (sizeof(Element) == 2)
-    return exp2_approx(x * log2_e);
-  else
-    return exp(x);
-}
 
 template <class Element>
 struct alignas(16) Chunk {
@@ -74,6 +53,83 @@ __device__ Chunk<Element> narrow(const T (&values)[Chunk<Element>::size]) {
   return chunk;
 }
 
+// A chunk as it lies in registers: taken apart no sooner than it must be.
+template <class Element>
+struct Packed {
+  static constexpr int words = 16 / 4;
+  uint32_t word[words];
+
+  Packed() = default;
+  __device__ explicit Packed(const uint4& bits) : word{bits.x, bits.y, bits.z, bits.w} {}
+  __device__ explicit Packed(const Chunk<Element>& chunk) { memcpy(word, &chunk, sizeof word); }
+};
+
+template <class To, class From>
+__device__ To with_bits_of(const From& from) {
+  static_assert(sizeof(To) == sizeof from);
+  To to;
+  memcpy(static_cast<void*>(&to), &from, sizeof to);
+  return to;
+}
+
+template <class Element, class T>
+__device__ void widen(T (&values)[Chunk<Element>::size], const Packed<Element>& packed) {
+#pragma unroll
+  for (int i = 0; i < Packed<Element>::words; ++i) {
+    const uint32_t word = packed.word[i];
+    if constexpr (std::is_same_v<Element, __nv_bfloat16>) {  // the upper half of a float32
+      values[2 * i] = with_bits_of<float>(word << 16);
+      values[2 * i + 1] = with_bits_of<float>(word & 0xffff0000u);
+    } else if constexpr (std::is_same_v<Element, __half>) {
+      const float2 pair = __half22float2(with_bits_of<__half2>(word));
+      values[2 * i] = pair.x, values[2 * i + 1] = pair.y;
+    } else if constexpr (sizeof(Element) == 4) {
+      values[i] = with_bits_of<float>(word);
+    } else if (i % 2) {
+      values[i / 2] = with_bits_of<double>(uint64_t(word) << 32 | packed.word[i - 1]);
+    }
+  }
+}
+
+// Of two logits each; a NaN is left out beside another.
+template <class Element>
+__device__ Packed<Element> larger(Packed<Element> a, const Packed<Element>& b) {
+  using Pair = std::conditional_t<std::is_same_v<Element, __half>, __half2, __nv_bfloat162>;
+  if constexpr (sizeof(Element) == 2) {
+#pragma unroll
+    for (int i = 0; i < Packed<Element>::words; ++i)
+      a.word[i] = with_bits_of<uint32_t>(
+          __hmax2(with_bits_of<Pair>(a.word[i]), with_bits_of<Pair>(b.word[i])));
+    return a;
+  } else {
+    Element of_a[Chunk<Element>::size], of_b[Chunk<Element>::size];
+    widen(of_a, a), widen(of_b, b);
+    Chunk<Element> result;
+#pragma unroll
+    for (int i = 0; i < Chunk<Element>::size; ++i) result.at[i] = max(of_a[i], of_b[i]);
+    return Packed<Element>(result);
+  }
+}
+template <class Element>
+__device__ Packed<Element> negated(Packed<Element> packed) {
+#pragma unroll
+  for (int i = 0; i < Packed<Element>::words; ++i) {
+    if (sizeof(Element) == 2)
+      packed.word[i] ^= 0x80008000u;
+    else if (sizeof(Element) == 4 || i % 2)
+      packed.word[i] ^= 0x80000000u;
+  }
+  return packed;
+}
+
+template <class Element>
+__device__ Chunk<Element> filled_with(Element value) {
+  Chunk<Element> chunk;
+#pragma unroll
+  for (int i = 0; i < Chunk<Element>::size; ++i) chunk.at[i] = value;
+  return chunk;
+}
+
 template <class Element>
 __device__ Chunk<Element> load_aligned(const void* source) {
   const uint4 bits = *static_cast<const uint4*>(source);
@@ -82,14 +138,20 @@ __device__ Chunk<Element> load_aligned(const void* source) {
   return chunk;
 }
 
+template <class Element>
+__device__ Packed<Element> load_packed(const void* source) {
+  return Packed<Element>(*static_cast<const uint4*>(source));
+}
+
 // What a vector over all classes, or `otherwise` where there is none, has for those of a chunk,
 // whose places [begin, end) are classes.
 template <class T, int size>
 __device__ void load_classes(T (&values)[size], const T* vector, T otherwise, int64_t first,
                              int begin, int end) {
   constexpr int width = Chunk<T>::size;
-  const bool whole = end - begin == size;
-  if (vector && whole && reinterpret_cast<uintptr_t>(vector + first) % 16 == 0) {
+  const bool wide =
+      vector && end - begin == size && reinterpret_cast<uintptr_t>(vector + first) % 16 == 0;
+  if (__builtin_expect(wide, 1)) {  // else the loads of both ways would be issued
 #pragma unroll
     for (int i = 0; i < size; i += width) {
       const Chunk<T> chunk = load_aligned<T>(vector + first + i);
@@ -109,68 +171,5 @@ __device__ void store_aligned(void* destination, const Chunk<Element>& chunk) {
   memcpy(&bits, &chunk, sizeof bits);
   __stwb(static_cast<uint4*>(destination), bits);  // a plain store is split where it is inlined
 }
-
-// A row as chunks, or one part of a row that is cut into as many as `parts`. Chunks lie so that
-// those of the logits are aligned; the row's first and last chunk may reach outside it.
-template <class Element>
-struct Span {
-  static constexpr int size = Chunk<Element>::size;
-
-  int64_t classes;  // of the row
-  int64_t origin;   // the class at the first place of chunk 0: before the row, where negative
-  int chunks;
-  int whole_begin, whole_end;  // the chunks that are inside the row
-
-  __device__ Span(const Element* row, int64_t classes, int part = 0, int parts = 1)
-      : classes(classes) {
-    const int lead = static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(Element));
-    const int64_t all = (classes + lead + size - 1) / size, each = chunks_a_part(all, parts);
-    const int64_t begin = min(part * each, all), end = min(begin + each, all);
-    chunks = static_cast<int>(end - begin);
-    origin = begin * size - lead;
-    whole_begin = origin < 0 ? 1 : 0;
-    whole_end = end * size - lead > classes ? chunks - 1 : chunks;
-  }
-
-  __device__ bool whole(int chunk) const { return chunk >= whole_begin && chunk < whole_end; }
-  __device__ int64_t first(int chunk) const { return origin + int64_t(chunk) * size; }
-  // The places of a chunk that are inside the row: [begin, end).
-  __device__ int begin(int chunk) const {
-    const int64_t first = this->first(chunk);
-    return first < 0 ? static_cast<int>(-first) : 0;
-  }
-  __device__ int end(int chunk) const {
-    const int64_t left = classes - first(chunk);
-    return left < size ? static_cast<int>(left) : size;
-  }
-  // The chunk that holds a class, or -1.
-  __device__ int chunk_of(int64_t c) const {
-    return c >= origin && c < first(chunks) ? static_cast<int>((c - origin) / size) : -1;
-  }
-  // Whether another row's chunks are aligned where those of the logits are.
-  __device__ bool aligns(const Element* row) const {
-    return reinterpret_cast<uintptr_t>(row + origin) % 16 == 0;
-  }
-
-  // Places outside the row hold 0.
-  __device__ Chunk<Element> load(const Element* row, int chunk, bool aligned) const {
-    row += first(chunk);
-    if (aligned && whole(chunk)) return load_aligned<Element>(row);
-    const int begin = this->begin(chunk), end = this->end(chunk);
-    Chunk<Element> result;
-#pragma unroll
-    for (int i = 0; i < size; ++i) result.at[i] = i >= begin && i < end ? row[i] : Element(0.0f);
-    return result;
-  }
-
-  __device__ void store(Element* row, int chunk, bool aligned, const Chunk<Element>& values) const {
-    row += first(chunk);
-    if (aligned && whole(chunk)) return store_aligned(row, values);
-    const int begin = this->begin(chunk), end = this->end(chunk);
-#pragma unroll
-    for (int i = 0; i < size; ++i)
-      if (i >= begin && i < end) row[i] = values.at[i];
-  }
-};
 
 }  // namespace labelsmooth::cuda

@@ -9,44 +9,28 @@
 namespace labelsmooth::cuda {
 namespace {
 
-int attribute(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&value, which, device);
-  return value;
+// ---- plan ---------------------------------------------------------------------------------------
+
+bool can_run_on_current_device(const LossProblem& problem, const Plan& plan) {
+  switch (problem.dtype) {
+    case DType::float32: return can_run<float>(problem, plan);
+    case DType::float64: return can_run<double>(problem, plan);
+    case DType::bfloat16: return can_run<__nv_bfloat16>(problem, plan);
+    case DType::float16: return can_run<__half>(problem, plan);
+  }
+  return false;
 }
 
-// The newest of the architectures built for that a device can take, as nvcc counts them: 900.
-int code_for(int arch) {
-  int newest = 0;
-  for (int built : {__CUDA_ARCH_LIST__})
-    if (built <= 10 * arch) newest = std::max(newest, built);
-  return newest;
-}
-
-DeviceLimits current_device() {
-  const int major = attribute(cudaDevAttrComputeCapabilityMajor);
-  const int arch = 10 * major + attribute(cudaDevAttrComputeCapabilityMinor);
-  DeviceLimits limits;
-  limits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
-  limits.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  limits.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-  // Code for older devices knows no clusters, whatever device it runs on.
-  limits.clusters = attribute(cudaDevAttrClusterLaunch) != 0 && code_for(arch) >= 900;
-  limits.large_clusters = limits.clusters && (major == 9 || major == 10);
-  return limits;
+Plan plan_for_current_device(const LossProblem& problem) {
+  return make_plan(problem, limits_of_current_device(),
+                   [&](const Plan& plan) { return can_run_on_current_device(problem, plan); });
 }
 
 // ---- workspace ----------------------------------------------------------------------------------
 
-// Whether v_c is the same for all classes.
-bool spreads_evenly(const LossProblem& problem) {
-  return !problem.prior && (!problem.weight || problem.options.weight_over_target);
-}
-
 template <class T>
 int64_t sums_bytes(const LossProblem& problem) {
-  return is_soft(problem) ? sizeof(RowSums<T, true>) : sizeof(RowSums<T, false>);
+  return kind_of(problem) == Kind::soft ? sizeof(RowSums<T, true>) : sizeof(RowSums<T, false>);
 }
 
 // The pieces of a workspace, each on a boundary of 16 bytes.
@@ -62,7 +46,8 @@ struct Workspace {
     const bool wide = problem.dtype == DType::float64;
     const bool combines = problem.ranks_parts;
     const bool has_coefs = !combines && !spreads_evenly(problem);
-    const bool in_parts = !combines && plan.kernel == Kernel::parts && makes_sums(problem);
+    const bool in_parts =
+        !combines && (plan.kernel == Kernel::parts || plan.parts > 1) && makes_sums(problem);
     const int64_t part = wide ? sums_bytes<double>(problem) : sums_bytes<float>(problem);
     bytes = 0;
     const auto take = [&](int64_t size) -> void* {
@@ -82,8 +67,10 @@ struct Workspace {
 
 template <class Values>
 cudaError_t sum(const Values& values, int64_t count, Pair* partial_sums, cudaStream_t stream) {
-  const int64_t wanted = (count + sum_elements_per_block - 1) / sum_elements_per_block;
-  const int partials = static_cast<int>(std::clamp<int64_t>(wanted, 1, max_partial_sums));
+  const int64_t blocks = (count + sum_elements_per_block - 1) / sum_elements_per_block;
+  const int partials = count <= Values::most_by_one_block
+                           ? 1
+                           : static_cast<int>(std::min<int64_t>(blocks, max_partial_sums));
   const auto add = [&](int64_t blocks, bool last) {
     return launch(sum_kernel<Values>, {blocks, sum_threads}, stream, values, count, partial_sums,
                   partials, last);
@@ -106,29 +93,52 @@ cudaError_t make_class_coef(const LossProblem& problem, const Workspace& workspa
   return sum(coefs, problem.classes, workspace.partial_sums, stream);
 }
 
+// Whether the weight of a row's class is in the mean.
+bool weighs_by_class(const LossProblem& problem) {
+  return problem.target && !problem.sparse_probs && problem.weight;
+}
+
+template <class T>
+TargetWeights<T> target_weights(const LossProblem& problem, const Workspace& workspace) {
+  const T* weight = static_cast<const T*>(problem.weight);
+  return {target_classes(problem),
+          weighs_by_class(problem) ? weight - problem.class_offset : nullptr,
+          static_cast<const T*>(problem.row_weight), reinterpret_cast<T*>(workspace.denominator)};
+}
+
+// Whether every block that writes gradients makes the denominator by itself.
+bool counts_rows(const LossProblem& problem) {
+  if (weighs_by_class(problem) || problem.row_weight) return false;
+  return !problem.target || (problem.target_classes == 1 && problem.rows <= most_counted_rows);
+}
+
+// For the gradients: where there are none, it is made with the mean, by reduce_loss.
 template <class T>
 cudaError_t make_denominator(const LossProblem& problem, Reduction reduction,
                              const void* normalizer, const Workspace& workspace,
                              cudaStream_t stream, Prepared& prepared) {
   if (reduction != Reduction::mean) return cudaSuccess;
-  prepared.denominator = normalizer ? normalizer : workspace.denominator;
-  if (normalizer) return cudaSuccess;
-  const bool by_class = problem.target && !problem.sparse_probs && problem.weight;
-  const TargetWeights<T> weights = {
-      target_classes(problem),
-      by_class ? static_cast<const T*>(problem.weight) - problem.class_offset : nullptr,
-      static_cast<const T*>(problem.row_weight), reinterpret_cast<T*>(workspace.denominator)};
-  return sum(weights, problem.rows, workspace.partial_sums, stream);
+  prepared.denominator = normalizer;
+  if (normalizer || !problem.grad_logits.data) return cudaSuccess;
+  prepared.counts_rows = counts_rows(problem);
+  if (prepared.counts_rows) return cudaSuccess;
+  prepared.denominator = workspace.denominator;
+  return sum(target_weights<T>(problem, workspace), problem.rows, workspace.partial_sums, stream);
 }
 
 template <class T>
-cudaError_t reduce_loss(const LossProblem& problem, const Prepared& prepared, void* reduced_loss,
-                        const Workspace& workspace, cudaStream_t stream) {
+cudaError_t reduce_loss(const LossProblem& problem, Reduction reduction, const Prepared& prepared,
+                        void* reduced_loss, const Workspace& workspace, cudaStream_t stream) {
   if (!reduced_loss) return cudaSuccess;
-  const RowLosses<T> losses = {static_cast<const T*>(problem.loss),
-                               static_cast<const T*>(prepared.denominator),
-                               static_cast<T*>(reduced_loss)};
-  return sum(losses, problem.rows, workspace.partial_sums, stream);
+  const auto reduce = [&](const auto& losses) {
+    return sum(losses, problem.rows, workspace.partial_sums, stream);
+  };
+  const T* loss = static_cast<const T*>(problem.loss);
+  const T* denominator = static_cast<const T*>(prepared.denominator);
+  T* reduced = static_cast<T*>(reduced_loss);
+  if (reduction == Reduction::mean && !denominator)
+    return reduce(MeanLoss<T>{loss, target_weights<T>(problem, workspace), reduced});
+  return reduce(RowLosses<T>{loss, denominator, reduced});
 }
 
 // ---- calls --------------------------------------------------------------------------------------
@@ -148,7 +158,7 @@ template <class T>
 cudaError_t run_accumulating(const LossProblem& problem, Reduction reduction,
                              const void* normalizer, void* reduced_loss, void* memory,
                              cudaStream_t stream) {
-  const Plan plan = make_plan(problem, current_device());
+  const Plan plan = plan_for_current_device(problem);
   const Workspace workspace(problem, plan, memory);
   Prepared prepared = {};
   prepared.part_sums = workspace.part_sums;
@@ -158,7 +168,7 @@ cudaError_t run_accumulating(const LossProblem& problem, Reduction reduction,
           make_denominator<T>(problem, reduction, normalizer, workspace, stream, prepared))
     return error;
   if (const cudaError_t error = launch_rows_of_dtype(problem, plan, prepared, stream)) return error;
-  return reduce_loss<T>(problem, prepared, reduced_loss, workspace, stream);
+  return reduce_loss<T>(problem, reduction, prepared, reduced_loss, workspace, stream);
 }
 
 template <class T>
@@ -181,7 +191,7 @@ cudaError_t combine_accumulating(const LossProblem& problem, Reduction reduction
           make_denominator<T>(problem, reduction, normalizer, workspace, stream, prepared))
     return error;
   if (const cudaError_t error = launch_ranks<T>(problem, stream)) return error;
-  return reduce_loss<T>(problem, prepared, reduced_loss, workspace, stream);
+  return reduce_loss<T>(problem, reduction, prepared, reduced_loss, workspace, stream);
 }
 
 template <class Element>
@@ -189,7 +199,7 @@ cudaError_t launch_scale(void* values, int64_t count, const void* factor, cudaSt
   if (count == 0) return cudaSuccess;
   constexpr int threads = 256;
   const int64_t wanted = count / (threads * Chunk<Element>::size) + 1;
-  const int64_t most = 8 * int64_t(attribute(cudaDevAttrMultiProcessorCount));
+  const int64_t most = 8 * int64_t(limits_of_current_device().multiprocessors);
   return launch(scale_kernel<Element>, {std::min(wanted, most), threads}, stream,
                 static_cast<Element*>(values), count,
                 static_cast<const typename Accumulate<Element>::type*>(factor));
@@ -197,12 +207,20 @@ cudaError_t launch_scale(void* values, int64_t count, const void* factor, cudaSt
 
 }  // namespace
 
+int runtime_version() { return CUDART_VERSION; }
+
+int driver_version() {
+  int version = 0;
+  if (cudaDriverGetVersion(&version)) cudaGetLastError();
+  return version;
+}
+
 int set_device(int device) { return cudaSetDevice(device); }
 
 const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 int64_t workspace_bytes(const LossProblem& problem) {
-  return Workspace(problem, make_plan(problem, current_device()), nullptr).bytes;
+  return Workspace(problem, plan_for_current_device(problem), nullptr).bytes;
 }
 
 int run(const LossProblem& problem, Reduction reduction, const void* normalizer, void* reduced_loss,

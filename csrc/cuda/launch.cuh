@@ -14,10 +14,10 @@ struct Grid {
   int cluster = 1;           // blocks
 };
 
-template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream,
-                   Arguments... arguments) {
-  cudaLaunchAttribute shape = {};
+// cudaLaunchConfig_t points to the shape.
+inline cudaLaunchConfig_t config_of(const Grid& grid, cudaStream_t stream,
+                                    cudaLaunchAttribute& shape) {
+  shape = {};
   shape.id = cudaLaunchAttributeClusterDimension;
   shape.val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
   cudaLaunchConfig_t config = {};
@@ -27,6 +27,14 @@ cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t
   config.stream = stream;
   config.attrs = &shape;
   config.numAttrs = grid.cluster > 1 ? 1 : 0;
+  return config;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream,
+                   Arguments... arguments) {
+  cudaLaunchAttribute shape;
+  const cudaLaunchConfig_t config = config_of(grid, stream, shape);
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

@@ -1,7 +1,7 @@
 // From a plan to the launches of the rows' kernels, for one dtype of the logits.
 #pragma once
 
-#include "launch.cuh"
+#include "device.cuh"
 #include "plan.h"
 #include "row_kernels.cuh"
 #include "strided_kernel.cuh"
@@ -13,12 +13,13 @@ struct Prepared {
   const void* class_coef;               // nullptr: 1/C
   const ClassSums<double>* class_sums;  // nullptr: those of the uniform prior
   const void* denominator;              // nullptr: 1
+  bool counts_rows;                     // the denominator is made by every block
   void* part_sums;                      // plan.parts RowSums a row
 };
 
 inline TargetClasses target_classes(const LossProblem& problem) {
-  return {problem.target, problem.target_classes, problem.inner, problem.ignore_index,
-          problem.all_classes};
+  const int64_t inner = problem.target_classes == 1 ? 1 : problem.inner;  // rows' classes adjoin
+  return {problem.target, problem.target_classes, inner, problem.ignore_index, problem.all_classes};
 }
 
 template <class Element>
@@ -48,6 +49,7 @@ Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   typed.grad_loss = static_cast<const T*>(problem.grad_loss);
   typed.grad_loss_stride = problem.grad_loss_stride;
   typed.denominator = static_cast<const T*>(prepared.denominator);
+  typed.counts_rows = prepared.counts_rows;
   typed.parts = static_cast<T*>(problem.parts);
   typed.with_stats = problem.with_stats;
   typed.loss = static_cast<T*>(problem.loss);
@@ -61,7 +63,24 @@ Problem<Element> typed(const LossProblem& problem, const Prepared& prepared) {
   return typed;
 }
 
-template <class Element, bool soft>
+template <class Kernel>
+cudaError_t allow(Kernel kernel, const Grid& grid, const Plan& plan) {
+  return allow(reinterpret_cast<const void*>(kernel), grid, plan.most_shared_bytes);
+}
+
+// Of a power of 2.
+inline int log2_of(int value) {
+  int log2 = 0;
+  while ((1 << log2) < value) ++log2;
+  return log2;
+}
+
+// As many clusters as there are rows; here one.
+inline Grid cluster_grid(const Plan& plan) {
+  return {plan.cluster, plan.threads, plan.shared_bytes, plan.cluster};
+}
+
+template <class Element, Kind kind>
 class RowLauncher {
  public:
   RowLauncher(const LossProblem& problem, const Plan& plan, const Prepared& prepared,
@@ -83,6 +102,7 @@ class RowLauncher {
   }
 
  private:
+  static constexpr bool soft = kind == Kind::soft;
   using Sums = RowSums<typename Problem<Element>::T, soft>;
 
   // A grid has at most 2^31 - 1 blocks; more rows than that take several launches.
@@ -100,67 +120,74 @@ class RowLauncher {
   }
 
   cudaError_t launch_warp() const {
-    const auto kernel = warp_kernel<Element, soft>;
-    if (const cudaError_t error = allow_shared(kernel)) return error;
+    const auto kernel = warp_kernel<Element, kind>;
+    Grid grid = {1, warp_kernel_threads, plan_.shared_bytes};
+    if (const cudaError_t error = allow(kernel, grid, plan_)) return error;
     return in_grids(warp_kernel_threads / plan_.lanes, 1, [&](int64_t first, int64_t blocks) {
-      const Grid grid = {blocks, warp_kernel_threads, plan_.shared_bytes};
-      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.lanes, plan_.chunks);
+      grid.blocks = blocks;
+      return cuda::launch(kernel, grid, stream_, problem_, first, log2_of(plan_.lanes),
+                          plan_.capacity);
     });
   }
 
   cudaError_t launch_cluster() const {
-    const auto kernel = cluster_kernel<Element, soft>;
-    if (const cudaError_t error = allow_shared(kernel)) return error;
-    if (plan_.cluster > 8)
-      if (const cudaError_t error =
-              cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))
-        return error;
+    const auto kernel = cluster_kernel<Element, kind>;
+    Grid grid = cluster_grid(plan_);
+    if (const cudaError_t error = allow(kernel, grid, plan_)) return error;
     return in_grids(1, plan_.cluster, [&](int64_t first, int64_t blocks) {
-      const Grid grid = {blocks, plan_.threads, plan_.shared_bytes, plan_.cluster};
-      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.cluster, plan_.chunks);
+      grid.blocks = blocks;
+      return cuda::launch(kernel, grid, stream_, problem_, first, log2_of(plan_.cluster),
+                          plan_.capacity, plan_.chunks_a_part);
     });
   }
 
   cudaError_t launch_parts() const {
     if (problem_.parts || problem_.loss) {
-      const auto sum_up = sums_kernel<Element, soft>;
+      const auto sum_up = sums_kernel<Element, kind>;
       const cudaError_t error = in_grids(1, plan_.parts, [&](int64_t first, int64_t blocks) {
         const Grid grid = {blocks, part_kernel_threads};
-        return cuda::launch(sum_up, grid, stream_, problem_, first, plan_.parts, part_sums_);
+        return cuda::launch(sum_up, grid, stream_, problem_, first, plan_.parts,
+                            plan_.chunks_a_part, part_sums_);
       });
       if (error) return error;
-      constexpr int64_t rows_per_block = part_kernel_threads / 32;
-      const Grid grid = {(problem_.rows + rows_per_block - 1) / rows_per_block,
-                         part_kernel_threads};
-      const auto finish = finish_kernel<Element, soft>;
-      if (const cudaError_t error =
-              cuda::launch(finish, grid, stream_, problem_, plan_.parts, part_sums_))
-        return error;
+      if (const cudaError_t error = launch_finish()) return error;
     }
     if (!problem_.grad_logits.data) return cudaSuccess;
-    const auto kernel = gradient_kernel<Element, soft>;
+    const auto kernel = gradient_kernel<Element, kind>;
     return in_grids(1, plan_.parts, [&](int64_t first, int64_t blocks) {
       const Grid grid = {blocks, part_kernel_threads};
-      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.parts);
+      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.parts, plan_.chunks_a_part);
     });
+  }
+
+  cudaError_t launch_finish() const {
+    constexpr int64_t rows_per_block = part_kernel_threads / 32;
+    const Grid grid = {(problem_.rows + rows_per_block - 1) / rows_per_block, part_kernel_threads};
+    const auto kernel = finish_kernel<Element, kind>;
+    return cuda::launch(kernel, grid, stream_, problem_, plan_.parts, part_sums_);
   }
 
   cudaError_t launch_strided() const {
-    const auto kernel = strided_kernel<Element, soft>;
-    if (const cudaError_t error = allow_shared(kernel)) return error;
-    return in_grids(strided_kernel_threads, 1, [&](int64_t first, int64_t blocks) {
-      const Grid grid = {blocks, strided_kernel_threads, plan_.shared_bytes};
-      return cuda::launch(kernel, grid, stream_, problem_, first, plan_.shared_bytes > 0);
-    });
+    if (plan_.parts == 1) return launch_tiles(problem_, plan_.cluster, nullptr);
+    if (problem_.parts || problem_.loss) {
+      if (const cudaError_t error = launch_tiles(problem_, plan_.parts, part_sums_)) return error;
+      if (const cudaError_t error = launch_finish()) return error;
+    }
+    if (!problem_.grad_logits.data) return cudaSuccess;
+    Problem<Element> backward = problem_;
+    backward.loss = nullptr;
+    return launch_tiles(backward, plan_.parts, nullptr);
   }
 
-  // Always the same limit, so that no other thread's launch finds a lower one.
-  template <class Function>
-  cudaError_t allow_shared(Function kernel) const {
-    constexpr int64_t allowed_to_all = 44 << 10;  // of 48 KB, beside what a kernel declares
-    if (plan_.shared_bytes <= allowed_to_all) return cudaSuccess;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(plan_.most_shared_bytes));
+  cudaError_t launch_tiles(const Problem<Element>& problem, int blocks, Sums* part_sums) const {
+    const auto kernel = strided_kernel<Element, kind>;
+    Grid grid = cluster_grid(plan_);
+    if (const cudaError_t error = allow(kernel, grid, plan_)) return error;
+    const Tiling tiling = {plan_.positions, blocks, plan_.capacity, plan_.chunks_a_part};
+    return in_grids(plan_.positions, blocks, [&](int64_t first, int64_t count) {
+      grid.blocks = count;
+      return cuda::launch(kernel, grid, stream_, problem, first, tiling, part_sums);
+    });
   }
 
   const Problem<Element> problem_;
@@ -169,11 +196,35 @@ class RowLauncher {
   const cudaStream_t stream_;
 };
 
+// use(an integral_constant of the kind).
+template <class Use>
+auto with_kind(Kind kind, const Use& use) {
+  switch (kind) {
+    case Kind::plain: return use(std::integral_constant<Kind, Kind::plain>());
+    case Kind::one_class: return use(std::integral_constant<Kind, Kind::one_class>());
+    case Kind::soft: break;
+  }
+  return use(std::integral_constant<Kind, Kind::soft>());
+}
+
 template <class Element>
 cudaError_t launch_rows(const LossProblem& problem, const Plan& plan, const Prepared& prepared,
                         cudaStream_t stream) {
-  return is_soft(problem) ? RowLauncher<Element, true>(problem, plan, prepared, stream).launch()
-                          : RowLauncher<Element, false>(problem, plan, prepared, stream).launch();
+  return with_kind(kind_of(problem), [&](auto kind) {
+    return RowLauncher<Element, decltype(kind)::value>(problem, plan, prepared, stream).launch();
+  });
+}
+
+// Whether the current device has room for the clusters of a plan.
+template <class Element>
+bool can_run(const LossProblem& problem, const Plan& plan) {
+  return with_kind(kind_of(problem), [&](auto kind) {
+    constexpr Kind value = decltype(kind)::value;
+    const void* kernel = plan.kernel == Kernel::strided
+                             ? reinterpret_cast<const void*>(strided_kernel<Element, value>)
+                             : reinterpret_cast<const void*>(cluster_kernel<Element, value>);
+    return has_room(kernel, cluster_grid(plan), plan.most_shared_bytes);
+  });
 }
 
 // Each in a file of its own, so that they compile side by side.
@@ -185,5 +236,9 @@ extern template cudaError_t launch_rows<__nv_bfloat16>(const LossProblem&, const
                                                        const Prepared&, cudaStream_t);
 extern template cudaError_t launch_rows<__half>(const LossProblem&, const Plan&, const Prepared&,
                                                 cudaStream_t);
+extern template bool can_run<float>(const LossProblem&, const Plan&);
+extern template bool can_run<double>(const LossProblem&, const Plan&);
+extern template bool can_run<__nv_bfloat16>(const LossProblem&, const Plan&);
+extern template bool can_run<__half>(const LossProblem&, const Plan&);
 
 }  // namespace labelsmooth::cuda

@@ -3,6 +3,7 @@
 
 #include "../kernels.h"
 #include "row_sums.cuh"
+#include "span.cuh"
 
 namespace labelsmooth::cuda {
 
@@ -34,6 +35,8 @@ struct TargetClasses {
       standing.see(entries[k * inner], ignore_index, all_classes);
     return standing;
   }
+  // Whether a row does that has this one.
+  __device__ bool counts(int64_t y) const { return y != ignore_index && y >= 0 && y < all_classes; }
 };
 
 // Classes are counted from this part's first on: those that targets name may be in other parts,
@@ -58,7 +61,8 @@ struct Problem {
   bool transformed;  // the logits are scaled or capped
   const T* grad_loss;
   int64_t grad_loss_stride;
-  const T* denominator;
+  const T* denominator;  // nullptr: 1
+  bool counts_rows;      // the denominator is how many rows count: see denominator.cuh
   T* parts;
   bool with_stats;
   T *loss, *row_shift, *row_sum_exp, *row_mass, *row_beta, *lse, *nll;
@@ -83,35 +87,76 @@ struct Problem {
     if (class_sums) return {T(class_sums->coef), T(class_sums->coef_log), T(1)};
     return {share, share * log(uniform), T(1)};
   }
-  __device__ Wanted wanted() const { return {with_stats, options.over_unmasked()}; }
+  template <Kind kind>
+  __device__ Wanted wanted() const {
+    return {counts_stats<kind>(), options.over_unmasked()};
+  }
+
+  // ---- what a plain call has not ----------------------------------------------------------------
+
+  template <Kind kind>
+  __device__ bool counts_stats() const {
+    return kind != Kind::plain && with_stats;
+  }
+  template <Kind kind>
+  __device__ bool transforms() const {
+    return kind != Kind::plain && transformed;
+  }
+  // Whether the largest logit is from the smallest one that is given.
+  template <Kind kind>
+  __device__ bool reverses() const {
+    return transforms<kind>() && options.logit_scale < 0;
+  }
+  // Whether v_c is 1/C for all classes of all rows.
+  template <Kind kind>
+  __device__ bool spreads_evenly() const {
+    return kind == Kind::plain || (!class_coef && !(kind == Kind::soft && options.over_unmasked()));
+  }
+
+  __device__ T transformed_logit(T x0) const {
+    return transform_logit(x0, options, tanh_of<Element, T>);
+  }
 
   // ---- chunks of a row, from class `first` on, whose places [begin, end) are inside it ----------
 
   static constexpr int size = Chunk<Element>::size;
 
-  __device__ void load_logits(T (&x)[size], const Chunk<Element>& given) const {
+  template <Kind kind>
+  __device__ void load_logits(T (&x)[size], const Packed<Element>& given) const {
+    widen(x, given);
+    if (!transforms<kind>()) return;
+    if (options.softcap > 0) {
 #pragma unroll
-    for (int i = 0; i < size; ++i) x[i] = widen(given.at[i]);
-    if (!transformed) return;
+      for (int i = 0; i < size; ++i) x[i] = capped_logit(x[i], options, tanh_of<Element, T>);
+    } else {
 #pragma unroll
-    for (int i = 0; i < size; ++i) x[i] = transform_logit(x[i], options);
+      for (int i = 0; i < size; ++i) x[i] = scaled_logit(x[i], options);
+    }
+  }
+  // Times the slopes of these logits.
+  template <Kind kind>
+  __device__ void multiply_by_slopes(T (&values)[size], const T (&x)[size]) const {
+    if (!transforms<kind>()) return;
+    if (options.softcap > 0) {
+#pragma unroll
+      for (int i = 0; i < size; ++i) values[i] *= capped_slope(x[i], options);
+    } else {
+#pragma unroll
+      for (int i = 0; i < size; ++i) values[i] *= T(options.logit_scale);
+    }
   }
 
-  // Whether v_c is 1/C for all classes of all rows.
-  template <bool soft>
-  __device__ bool spreads_evenly() const {
-    return !class_coef && !(soft && options.over_unmasked());
-  }
   // v_c.
-  template <bool soft>
-  __device__ void load_spread(T (&coef)[size], const Chunk<Element>& given, int64_t first,
+  template <Kind kind>
+  __device__ void load_spread(T (&coef)[size], const Packed<Element>& given, int64_t first,
                               int begin, int end) const {
     load_classes(coef, class_coef, uniform, first, begin, end);
-    if constexpr (soft) {
+    if constexpr (kind == Kind::soft) {
       if (!options.over_unmasked()) return;
+      T x0[size];
+      widen(x0, given);
 #pragma unroll
-      for (int i = 0; i < size; ++i)
-        coef[i] = unless_masked(coef[i], T(widen(given.at[i])), options);
+      for (int i = 0; i < size; ++i) coef[i] = unless_masked(coef[i], x0[i], options);
     }
   }
   // kappa w_c t_c.

@@ -6,12 +6,20 @@
 
 namespace labelsmooth::cuda {
 
-template <class Element, bool soft>
+// The gradient of a row: its terms, and the powers that they multiply.
+template <class T>
+struct RowGradient {
+  Powers<T> powers;
+  GradTerms<T> terms;
+};
+
+template <class Element, Kind kind>
 struct Row {
+  static constexpr bool soft = kind == Kind::soft;
   using T = typename Accumulate<Element>::type;
   using Classes = Chunk<Element>;
   using Probs = ChunkProbs<Element, soft>;
-  using Sums = RowSums<T, soft>;
+  using Sums = RowSums<T, kind == Kind::soft>;
 
   const Problem<Element>& problem;
   int64_t index;
@@ -61,7 +69,7 @@ struct Row {
 
   __device__ bool counts() const { return !ignored && !invalid && !weightless; }
   // Of such a row no loss and no statistics are wanted, so its logits are not read.
-  __device__ bool unread() const { return !counts() && !problem.with_stats; }
+  __device__ bool unread() const { return !counts() && !problem.template counts_stats<kind>(); }
 
   // Reads the logit that differences are taken to: the target's, or that of this part's class 0. Of
   // `lanes` neighbouring lanes that share the row one reads, where they are `active`.
@@ -70,7 +78,8 @@ struct Row {
     if ((threadIdx.x & (lanes - 1)) == 0 && active && !unread())
       given = T(widen(logits()[(is_here() ? target : 0) * problem.logits.class_stride]));
     if (lanes > 1) given = __shfl_sync(all_lanes, given, 0, lanes);
-    target_logit = problem.transformed ? transform_logit(given, problem.options) : given;
+    const bool transformed = problem.template transforms<kind>();
+    target_logit = transformed ? problem.transformed_logit(given) : given;
     reference = reference_from(target_logit);
     if constexpr (soft)
       masked = unless_masked(T(1), given, problem.options) == T(0);
@@ -80,77 +89,121 @@ struct Row {
 
   // ---- sums -------------------------------------------------------------------------------------
 
-  // Adds the classes of a chunk. Most chunks are whole, and nothing in them is special.
-  __device__ void accumulate(Sums& sums, const Classes& logits, const Probs& probs, int chunk,
-                             const Span<Element>& span) const {
-    if (span.whole(chunk) && (soft || chunk != span.chunk_of(left_out)))
-      accumulate_places<true>(sums, logits, probs, chunk, span);
-    else
-      accumulate_places<false>(sums, logits, probs, chunk, span);
+  // The largest logit is found among these as they were given, or turned round.
+  __device__ Packed<Element> turned(const Packed<Element>& logits) const {
+    return problem.template reverses<kind>() ? negated(logits) : logits;
   }
-
-  template <bool whole>
-  __device__ void accumulate_places(Sums& sums, const Classes& logits, const Probs& probs,
-                                    int chunk, const Span<Element>& span) const {
-    const int64_t first = span.first(chunk);
-    const int begin = whole ? 0 : span.begin(chunk), end = whole ? Classes::size : span.end(chunk);
+  __device__ T largest_of(const Packed<Element>& turned) const {
     T x[Classes::size];
-    problem.load_logits(x, logits);
-    if constexpr (!whole) {
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i)
-        if (i < begin || i >= end) x[i] = -infinity<T>();
-    }
-
-    RowStats<T>& stats = sums.stats;
+    widen(x, turned);
     T largest = x[0];
 #pragma unroll
     for (int i = 1; i < Classes::size; ++i) largest = max(largest, x[i]);
-    if (largest > stats.shift) {
-      stats.sum_exp *= exp(stats.shift - finite_or_zero(largest));
-      stats.shift = largest;
-    }
-    const T point = finite_or_zero(stats.shift);
+    if (!problem.template transforms<kind>()) return largest;
+    return problem.transformed_logit(problem.template reverses<kind>() ? -largest : largest);
+  }
+  // What a place outside the row holds: not the largest.
+  __device__ Element outside() const {
+    const float least = -infinity<float>();
+    return Element(problem.template reverses<kind>() ? -least : least);
+  }
+
+  // Adds the classes of a chunk of which sums.largest knows the largest. Where it is `regular`, all
+  // its places are inside the row, and none is left out.
+  template <bool regular>
+  __device__ void add(Sums& sums, const Powers<T>& powers, const Packed<Element>& logits,
+                      const Probs& probs, int chunk, const Span<Element>& span) const {
+    const int64_t first = span.first(chunk);
+    const int begin = regular ? 0 : span.begin(chunk);
+    const int end = regular ? Classes::size : span.end(chunk);
+    T x[Classes::size];
+    problem.template load_logits<kind>(x, logits);
+
     T sum_exp = 0;
 #pragma unroll
-    for (int i = 0; i < Classes::size; ++i) sum_exp += exp_of<Element>(x[i] - point);
-    stats.sum_exp += sum_exp;
+    for (int i = 0; i < Classes::size; ++i) {
+      const T exp_x = powers(x[i]);
+      if (regular || (i >= begin && i < end)) sum_exp += exp_x;
+    }
+    sums.totals.exp += sum_exp;
 
-    if (whole && problem.template spreads_evenly<soft>()) {
-      T differences = 0;
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i) differences += x[i] - reference;
-      stats.spread_dot += problem.uniform * differences;
+    if (regular && problem.template spreads_evenly<kind>()) {
+      sums.totals.spread_dot += problem.uniform * sum_of_differences(x);
     } else {
       T coef[Classes::size];
-      problem.template load_spread<soft>(coef, logits, first, begin, end);
+      problem.template load_spread<kind>(coef, logits, first, begin, end);
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
-        if (whole || (i >= begin && i < end && first + i != left_out))
-          stats.spread_dot += weighted(coef[i], x[i] - reference);
+        if ((regular || (i >= begin && i < end && first + i != left_out)) && coef[i] != T(0))
+          sums.totals.spread_dot += coef[i] * (x[i] - reference);
       if constexpr (soft)
         if (problem.options.over_unmasked())
           accumulate_unmasked(sums.unmasked, logits, coef, first, begin, end);
-    }
-    if (problem.with_stats) {
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i)
-        if (i >= begin && i < end) sums.best = combine(sums.best, Best<T>{x[i], first + i});
     }
     if constexpr (soft)
       if (probs.any) accumulate_target(sums.target, x, probs, first, begin, end);
   }
 
-  __device__ void accumulate_unmasked(ClassSums<T>& sums, const Classes& logits,
+  // Adds the classes of any chunk.
+  __device__ void accumulate(Sums& sums, const Packed<Element>& logits, const Probs& probs,
+                             int chunk, const Span<Element>& span) const {
+    sums.raise(largest_of(turned(logits)));
+    if (problem.template counts_stats<kind>()) see_best(sums, logits, chunk, span);
+    if (span.whole(chunk) && left_out < 0)
+      add<true>(sums, sums.powers(), logits, probs, chunk, span);
+    else
+      add<false>(sums, sums.powers(), logits, probs, chunk, span);
+  }
+
+  // Of x_c - reference. The sum of a chunk of 16-bit logits is exact, or nearly so: they have few
+  // digits.
+  __device__ T sum_of_differences(const T (&x)[Classes::size]) const {
+    T sum = 0;
+    if (sizeof(Element) == 2 && !problem.template transforms<kind>()) {
+#pragma unroll
+      for (int i = 0; i < Classes::size; ++i) sum += x[i];
+      return sum - Classes::size * reference;
+    }
+#pragma unroll
+    for (int i = 0; i < Classes::size; ++i) sum += x[i] - reference;
+    return sum;
+  }
+
+  // Sees where the largest logit is, or a NaN. Few chunks have one.
+  __device__ void see_best(Sums& sums, const Packed<Element>& logits, int chunk,
+                           const Span<Element>& span) const {
+    T x[Classes::size];
+    problem.template load_logits<kind>(x, logits);
+    bool any = false;
+#pragma unroll
+    for (int i = 0; i < Classes::size; ++i) any = any || !(x[i] < sums.largest);
+    if (!any) return;
+    const int64_t first = span.first(chunk);
+    const int begin = span.begin(chunk), end = span.end(chunk);
+#pragma unroll
+    for (int i = 0; i < Classes::size; ++i) {
+      if (i < begin || i >= end || x[i] < sums.largest) continue;
+      sums.best = combine(sums.best, Best{first + i + (x[i] == x[i] ? 0 : Best::nan)});
+    }
+  }
+  // Whether a thread, which had this largest logit of its own, has the row's or a NaN.
+  __device__ bool may_have_best(const Sums& sums, T own) const {
+    return problem.template counts_stats<kind>() &&
+           (own == sums.largest || sums.totals.exp != sums.totals.exp);
+  }
+
+  __device__ void accumulate_unmasked(ClassSums<T>& sums, const Packed<Element>& logits,
                                       const T (&coef)[Classes::size], int64_t first, int begin,
                                       int end) const {
     T prior[Classes::size];
     load_classes(prior, problem.prior, problem.uniform, first, begin, end);
+    T x0[Classes::size];
+    widen(x0, logits);
 #pragma unroll
     for (int i = 0; i < Classes::size; ++i) {
       if (i < begin || i >= end) continue;
       sums.coef += coef[i];
-      sums.prior += unless_masked(prior[i], T(widen(logits.at[i])), problem.options);
+      sums.prior += unless_masked(prior[i], x0[i], problem.options);
       if (problem.options.kl_div) sums.coef_log += coef_log_of_class(coef[i], prior[i]);
     }
   }
@@ -179,13 +232,14 @@ struct Row {
     }
   }
 
-  // After the sums of all parts are combined.
-  __device__ void close(Sums& sums) {
-    sums.stats.shift = finite_or_zero(sums.stats.shift);
-    if (unread()) sums.stats = {T(0), T(1), T(0)};
+  // What the row is known by, after the sums of all parts are combined.
+  __device__ RowStats<T> close(const Sums& sums) {
     make_terms(class_sums(sums));
     if constexpr (soft) tau = weighted(terms.kappa, sums.target.coef);
     terms.mass += tau;
+    if (unread()) return {T(0), T(1), T(0)};
+    return {finite_or_zero(sums.largest), sums.totals.exp * sums.powers().correction(),
+            sums.totals.spread_dot};
   }
 
   __device__ ClassSums<T> class_sums(const Sums& sums) const {
@@ -196,10 +250,10 @@ struct Row {
 
   // ---- gradient ---------------------------------------------------------------------------------
 
-  __device__ T incoming() const {
+  __device__ T incoming(T denominator) const {
     T scale = problem.row_weight_of(index);
     if (problem.grad_loss) scale *= problem.grad_loss[index * problem.grad_loss_stride];
-    return problem.denominator ? scale / *problem.denominator : scale;
+    return scale / denominator;
   }
 
   // A backward call finds what forward left.
@@ -210,8 +264,11 @@ struct Row {
     return {problem.row_shift[index], problem.row_sum_exp[index], T(0)};
   }
 
-  __device__ GradTerms<T> grad_terms_from(const RowStats<T>& stats) const {
-    return grad_terms(stats, terms, incoming(), problem.options);
+  __device__ RowGradient<T> gradient_from(const RowStats<T>& stats, T denominator) const {
+    GradTerms<T> grad = grad_terms(stats, terms, incoming(denominator), problem.options);
+    const Powers<T> powers(grad.shift);
+    grad.exp_scale *= powers.correction();
+    return {powers, grad};
   }
 
   // A chunk of the gradient of a row that does not count, or whose target is no class.
@@ -223,39 +280,47 @@ struct Row {
     return narrow<Element>(value);
   }
 
-  // A chunk of the gradient. Most chunks are whole and hold no target.
-  __device__ Classes gradient(const Classes& logits, const Probs& probs, int chunk,
-                              const Span<Element>& span, const GradTerms<T>& grad) const {
-    if (span.whole(chunk) && (soft || chunk != span.chunk_of(target)))
-      return gradient_of_places<true>(logits, probs, chunk, span, grad);
-    return gradient_of_places<false>(logits, probs, chunk, span, grad);
-  }
-
-  template <bool whole>
-  __device__ Classes gradient_of_places(const Classes& logits, const Probs& probs, int chunk,
-                                        const Span<Element>& span, const GradTerms<T>& grad) const {
+  // A chunk of the gradient. Where it is `regular`, all its places are inside the row, and the one
+  // class of the target is like the others: it is to be written by itself, after its chunk.
+  template <bool regular>
+  __device__ Classes gradient(const Packed<Element>& logits, const Probs& probs, int chunk,
+                              const Span<Element>& span, const RowGradient<T>& grad) const {
     const int64_t first = span.first(chunk);
-    const int begin = whole ? 0 : span.begin(chunk), end = whole ? Classes::size : span.end(chunk);
+    const int begin = regular ? 0 : span.begin(chunk);
+    const int end = regular ? Classes::size : span.end(chunk);
     T x[Classes::size], value[Classes::size];
-    problem.load_logits(x, logits);
+    problem.template load_logits<kind>(x, logits);
 #pragma unroll
-    for (int i = 0; i < Classes::size; ++i) value[i] = exp_of<Element>(x[i] - grad.shift);
-    if (whole && problem.template spreads_evenly<soft>() && !has_target(probs)) {
-      const T coef = grad.beta * problem.uniform;
+    for (int i = 0; i < Classes::size; ++i) value[i] = grad.powers(x[i]);
+    if (regular && problem.template spreads_evenly<kind>() && !has_target(probs)) {
+      const T coef = grad.terms.beta * problem.uniform;
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef, grad);
+      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef, grad.terms);
     } else {
       T coef[Classes::size];
-      problem.template load_spread<soft>(coef, logits, first, begin, end);
-      add_target<whole>(coef, probs, first, begin, end, grad);
+      problem.template load_spread<kind>(coef, logits, first, begin, end);
+      add_target<regular>(coef, probs, first, begin, end, grad.terms);
 #pragma unroll
-      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef[i], grad);
+      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef[i], grad.terms);
     }
-    if (problem.transformed) {
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i) value[i] *= transform_slope(x[i], problem.options);
-    }
+    problem.template multiply_by_slopes<kind>(value, x);
     return narrow<Element>(value);
+  }
+
+  // Whether the class of the target is in a regular one of these chunks.
+  __device__ bool has_target_in(const Span<Element>& span, const ThreadChunks& chunks) const {
+    if (soft) return false;
+    const int chunk = span.chunk_of(target);
+    return span.whole(chunk) && chunks.has(chunk);
+  }
+  // From its logit as it was given.
+  __device__ Element target_gradient(Element given, const RowGradient<T>& grad) const {
+    const T x0 = T(widen(given)), coef = grad.terms.scale * target_coef;
+    if (!problem.template transforms<kind>())
+      return Element(logit_grad(grad.powers(x0), coef, grad.terms));
+    const T x = problem.transformed_logit(x0);
+    return Element(logit_grad(grad.powers(x), coef, grad.terms) *
+                   transform_slope(x, problem.options));
   }
 
   __device__ static bool has_target(const Probs& probs) {
@@ -264,7 +329,7 @@ struct Row {
   }
 
   // From v_c to coef_c, scaled as grad is.
-  template <bool whole>
+  template <bool regular>
   __device__ void add_target(T (&coef)[Classes::size], const Probs& probs, int64_t first, int begin,
                              int end, const GradTerms<T>& grad) const {
     if constexpr (soft) {
@@ -275,7 +340,7 @@ struct Row {
     } else {
 #pragma unroll
       for (int i = 0; i < Classes::size; ++i)
-        coef[i] = !whole && first + i == target ? grad.scale * target_coef : grad.beta * coef[i];
+        coef[i] = !regular && first + i == target ? grad.scale * target_coef : grad.beta * coef[i];
     }
   }
 };

@@ -5,15 +5,16 @@
 
 namespace labelsmooth::cuda {
 
-template <class Element, bool soft>
+template <class Element, Kind kind>
 class RowResult {
+  static constexpr bool soft = kind == Kind::soft;
   using T = typename Accumulate<Element>::type;
-  using Sums = RowSums<T, soft>;
+  using Sums = RowSums<T, kind == Kind::soft>;
 
  public:
   // Of a row that is closed.
-  __device__ RowResult(const Row<Element, soft>& row, const Sums& sums)
-      : row_(row), problem_(row.problem), sums_(sums) {}
+  __device__ RowResult(const Row<Element, kind>& row, const Sums& sums, const RowStats<T>& stats)
+      : row_(row), problem_(row.problem), sums_(sums), stats_(stats) {}
 
   // By one thread.
   __device__ void write() const {
@@ -27,17 +28,17 @@ class RowResult {
     const int64_t index = row_.index;
     const T nan = infinity<T>() - infinity<T>();
     const bool counts = row_.counts();
-    problem_.row_shift[index] = sums_.stats.shift;
-    problem_.row_sum_exp[index] = sums_.stats.sum_exp;
+    problem_.row_shift[index] = stats_.shift;
+    problem_.row_sum_exp[index] = stats_.sum_exp;
     problem_.row_mass[index] = counts ? row_.terms.mass : T(0);
     problem_.row_beta[index] = counts ? row_.terms.beta : T(0);
     problem_.loss[index] = counts         ? problem_.row_weight_of(index) * loss()
                            : row_.invalid ? nan
                                           : T(0);
-    if (!problem_.with_stats) return;
-    problem_.lse[index] = log_sum_exp(sums_.stats, problem_.options);
+    if (!problem_.template counts_stats<kind>()) return;
+    problem_.lse[index] = log_sum_exp(stats_, problem_.options);
     problem_.nll[index] = row_.ignored ? T(0) : row_.invalid ? nan : nll();
-    problem_.predicted[index] = sums_.best.index;
+    problem_.predicted[index] = sums_.best.index();
   }
 
  private:
@@ -50,14 +51,14 @@ class RowResult {
   }
 
   __device__ RowPart<T> part() const {
-    RowPart<T> part = row_part(sums_.stats, row_.terms, row_.class_sums(sums_), target_dot(),
-                               row_.tau, row_.reference, problem_.options);
+    RowPart<T> part = row_part(stats_, row_.terms, row_.class_sums(sums_), target_dot(), row_.tau,
+                               row_.reference, problem_.options);
     if (problem_.options.kl_div) part.entropy = entropy();
     if (problem_.with_stats) {
       const ProbSums probs = prob_sums();
       const T step = row_.reference - finite_or_zero(part.shift);
-      part.largest = sums_.best.value;
-      part.predicted = T(problem_.class_offset + sums_.best.index);
+      part.largest = sums_.best.is_nan() ? infinity<T>() - infinity<T>() : sums_.largest;
+      part.predicted = T(problem_.class_offset + sums_.best.index());
       part.prob = probs.prob;
       part.prob_dot = probs.dot + weighted(probs.prob, step);
     }
@@ -65,8 +66,7 @@ class RowResult {
   }
 
   __device__ T loss() const {
-    const T loss =
-        row_loss(sums_.stats, row_.terms, target_dot(), row_.reference, problem_.options);
+    const T loss = row_loss(stats_, row_.terms, target_dot(), row_.reference, problem_.options);
     return problem_.options.kl_div ? loss + entropy() : loss;
   }
 
@@ -100,13 +100,14 @@ class RowResult {
 
   __device__ T nll() const {
     const ProbSums probs = prob_sums();
-    const T lse = log_sum_exp_from(row_.reference, sums_.stats, problem_.options);
+    const T lse = log_sum_exp_from(row_.reference, stats_, problem_.options);
     return weighted(probs.prob, lse) - probs.dot;
   }
 
-  const Row<Element, soft>& row_;
+  const Row<Element, kind>& row_;
   const Problem<Element>& problem_;
   const Sums& sums_;
+  const RowStats<T>& stats_;
 };
 
 }  // namespace labelsmooth::cuda

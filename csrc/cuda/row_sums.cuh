@@ -1,24 +1,35 @@
 // What the classes of a row, or a part of it, are summed up to.
 #pragma once
 
-#include "element.cuh"
+#include <cstdint>
+
+#include "powers.cuh"
 
 namespace labelsmooth::cuda {
 
-// The largest logit of a part of a row, and the first class that has it. NaN is larger than all.
+// Sums from a largest logit that all who add them up share.
 template <class T>
-struct Best {
-  T value;
-  int64_t index;
+struct Totals {
+  T exp;         // of Powers(finite_or_zero(largest))
+  T spread_dot;  // sum_c v_c (x_c - reference)
 };
 
 template <class T>
-__device__ Best<T> combine(const Best<T>& a, const Best<T>& b) {
-  const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
-  const bool larger = a_nan ? false : b_nan || b.value > a.value;
-  const bool same = a_nan ? b_nan : a.value == b.value;
-  return larger || (same && b.index < a.index) ? b : a;
+__device__ Totals<T> combine(const Totals<T>& a, const Totals<T>& b) {
+  return {a.exp + b.exp, a.spread_dot + b.spread_dot};
 }
+
+// The first class that has the largest logit. NaN is larger than all: a class that has it comes
+// before the others.
+struct Best {
+  static constexpr int64_t none = INT64_MAX, nan = INT64_MIN / 2;
+  int64_t key;
+
+  __device__ bool is_nan() const { return key < 0; }
+  __device__ int64_t index() const { return is_nan() ? key - nan : key; }
+};
+
+__device__ inline Best combine(const Best& a, const Best& b) { return {min(a.key, b.key)}; }
 
 // What the target adds, where it is not one class.
 template <class T>
@@ -42,12 +53,11 @@ __device__ ClassSums<T> combine(const ClassSums<T>& a, const ClassSums<T>& b) {
 }
 
 // What adds nothing.
-__device__ inline void make_empty(RowStats<float>& stats) { stats = empty_stats<float>(); }
-__device__ inline void make_empty(RowStats<double>& stats) { stats = empty_stats<double>(); }
 template <class T>
-__device__ void make_empty(Best<T>& best) {
-  best = {-infinity<T>(), INT64_MAX};
+__device__ void make_empty(Totals<T>& totals) {
+  totals = {T(0), T(0)};
 }
+__device__ inline void make_empty(Best& best) { best = {Best::none}; }
 template <class T>
 __device__ void make_empty(TargetSums<T>& sums) {
   sums = {T(0), T(0), T(0), T(0), T(0)};
@@ -65,8 +75,18 @@ __device__ Sums empty() {
 
 template <class T, bool soft>
 struct RowSums {
-  RowStats<T> stats = empty<RowStats<T>>();
-  Best<T> best = empty<Best<T>>();  // where the argmax is wanted
+  T largest = -infinity<T>();
+  Totals<T> totals = empty<Totals<T>>();
+  Best best = empty<Best>();  // where the argmax is wanted
+
+  __device__ Powers<T> powers() const { return Powers<T>(finite_or_zero(largest)); }
+  // From now on the sums are from this logit, if it is larger.
+  __device__ void raise(T x) {
+    if (x > largest && !best.is_nan()) best = empty<Best>();
+    const Powers<T> before = powers();
+    largest = max(largest, x);
+    if (totals.exp != T(0)) totals.exp *= powers().from(before);
+  }
 };
 template <class T>
 struct RowSums<T, true> : RowSums<T, false> {
@@ -75,15 +95,16 @@ struct RowSums<T, true> : RowSums<T, false> {
 };
 
 template <class T, bool soft>
-__device__ RowSums<T, soft> combine(const RowSums<T, soft>& a, const RowSums<T, soft>& b) {
-  RowSums<T, soft> sums;
-  sums.stats = combine(a.stats, b.stats);
-  sums.best = combine(a.best, b.best);
+__device__ RowSums<T, soft> combine(RowSums<T, soft> a, RowSums<T, soft> b) {
+  a.raise(b.largest);
+  b.raise(a.largest);
+  a.totals = combine(a.totals, b.totals);
+  a.best = combine(a.best, b.best);
   if constexpr (soft) {
-    sums.target = combine(a.target, b.target);
-    sums.unmasked = combine(a.unmasked, b.unmasked);
+    a.target = combine(a.target, b.target);
+    a.unmasked = combine(a.unmasked, b.unmasked);
   }
-  return sums;
+  return a;
 }
 
 // What a call wants of them, beside what all calls do.
@@ -94,7 +115,7 @@ struct Wanted {
 // of(piece) for the pieces that are wanted.
 template <class T, bool soft, class Of>
 __device__ void for_pieces(RowSums<T, soft>& sums, const Wanted& wanted, const Of& of) {
-  of(sums.stats);
+  of(sums.totals);
   if (wanted.best) of(sums.best);
   if constexpr (soft) {
     of(sums.target);

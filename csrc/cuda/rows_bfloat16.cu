@@ -2,3 +2,4 @@
 
 template cudaError_t labelsmooth::cuda::launch_rows<__nv_bfloat16>(const LossProblem&, const Plan&,
                                                                    const Prepared&, cudaStream_t);
+template bool labelsmooth::cuda::can_run<__nv_bfloat16>(const LossProblem&, const Plan&);

@@ -1,120 +1,267 @@
-// The kernel over rows whose classes are not adjacent in memory, (N, C, d1, ...): a thread a row,
-// so that the lanes of a warp take neighbouring rows and read neighbouring elements.
+// The kernel over rows whose classes are not adjacent in memory, (N, C, d1, ...).
 //
-// A row stays in shared memory, where no other thread touches it, if it fits, and is read once;
-// else it is read again for the gradient.
+// A block takes a tile: neighbouring rows, or positions, and of them all classes or a part. Its
+// threads lie along the positions first, so that the lanes of a warp access neighbouring elements,
+// and then along the classes, in lines: a line takes every so manieth chunk of each position.
+//
+// A thread keeps the chunks that it gathered in shared memory, where no other thread touches them,
+// if all of the tile fits; else they are gathered again for the gradient.
 #pragma once
 
+#include "denominator.cuh"
 #include "plan.h"
 #include "row_result.cuh"
 
 namespace labelsmooth::cuda {
 
-constexpr int tile_chunks = 64;
+// How a launch divides its rows.
+struct Tiling {
+  int positions;  // of a tile, a power of 2
+  int blocks;     // which share its classes
+  int slots;      // for chunks that a thread holds; 0: none is held
+  int chunks_a_part;
+};
 
-// What a thread reads of its row, by source(c), and where it keeps it: class c at held[c *
-// threads].
-template <class Value, class Source>
+// ---- a thread's chunks --------------------------------------------------------------------------
+
+// A row by its chunks.
+template <class Element>
 struct Column {
-  Value* held;  // nullptr: the row is read again
-  const Source& source;
+  static constexpr int size = Chunk<Element>::size;
 
-  __device__ Value first_read(int64_t c) const {
-    const Value value = source(c);
-    if (held) held[c * strided_kernel_threads] = value;
-    return value;
+  Element* data;  // class 0
+  int64_t stride;
+  const Span<Element>& span;
+
+  __device__ Chunk<Element> gather(int chunk, Element outside) const {
+    Chunk<Element> values = {};
+    for_places(chunk, [&](int i, const Element* place) { values.at[i] = *place; });
+    if (span.whole(chunk)) return values;
+    const int end = span.end(chunk);
+#pragma unroll
+    for (int i = 0; i < size; ++i)
+      if (i >= end) values.at[i] = outside;
+    return values;
   }
-  __device__ Value again(int64_t c) const {
-    return held ? held[c * strided_kernel_threads] : source(c);
+  __device__ void scatter(int chunk, const Chunk<Element>& values) const {
+    for_places(chunk, [&](int i, Element* place) { *place = values.at[i]; });
+  }
+
+ private:
+  // Most chunks are whole.
+  template <class Use>
+  __device__ void for_places(int chunk, const Use& use) const {
+    Element* place = data + span.first(chunk) * stride;
+    if (span.whole(chunk)) {
+#pragma unroll
+      for (int i = 0; i < size; ++i, place += stride) use(i, place);
+    } else {
+      const int end = span.end(chunk);
+#pragma unroll
+      for (int i = 0; i < size; ++i, place += stride)
+        if (i < end) use(i, place);
+    }
   }
 };
 
+// `count` times 16 bytes, in places of which a block's threads have theirs side by side.
+template <int count>
+__device__ void hold_at(uint4* place, const void* values) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    uint4 bits;
+    memcpy(&bits, static_cast<const char*>(values) + i * sizeof bits, sizeof bits);
+    place[i * blockDim.x] = bits;
+  }
+}
+template <int count>
+__device__ void recall_from(const uint4* place, void* values) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    const uint4 bits = place[i * blockDim.x];
+    memcpy(static_cast<char*>(values) + i * sizeof bits, &bits, sizeof bits);
+  }
+}
+
+// load(k, slot) for all slots, `depth` of them before take(k, slot) of the first.
+template <int depth, class Load, class Take>
+__device__ void for_slots(int slots, const Load& load, const Take& take) {
+  for (int slot = 0; slot < slots; slot += depth) {
+#pragma unroll
+    for (int k = 0; k < depth; ++k)
+      if (slot + k < slots) load(k, slot + k);
+#pragma unroll
+    for (int k = 0; k < depth; ++k)
+      if (slot + k < slots) take(k, slot + k);
+  }
+}
+
+// ---- sums over a position -----------------------------------------------------------------------
+
+// What is exchanged at a time.
+template <class T>
+union Piece {
+  T largest;
+  Totals<T> totals;
+  Best best;
+  TargetSums<T> target;
+  ClassSums<T> unmasked;
+};
+
+// The threads of a position: in the lines of a tile, and the blocks of a cluster. They combine in
+// the same order in every run, and all end with the same bits.
+template <class T>
+struct Position {
+  int positions, cluster;
+  Piece<T>* exchange;  // a place for every second thread
+
+  template <bool soft>
+  __device__ void combine_sums(RowSums<T, soft>& sums, const Wanted& wanted) const {
+    if (positions == static_cast<int>(blockDim.x) && cluster == 1) return;
+    sums.raise(combine_all(sums.largest, [](T a, T b) { return max(a, b); }));
+    for_pieces(sums, wanted, [&](auto& piece) {
+      piece = combine_all(piece, [](const auto& a, const auto& b) { return combine(a, b); });
+    });
+  }
+
+ private:
+  template <class Sums, class Combine>
+  __device__ Sums combine_all(Sums sums, const Combine& combine_two) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    Sums* places = reinterpret_cast<Sums*>(exchange);
+    for (int half = static_cast<int>(blockDim.x) / 2; half >= positions; half /= 2) {
+      if (thread >= half && thread < 2 * half) places[thread - half] = sums;
+      __syncthreads();
+      if (thread < half) sums = combine_two(sums, places[thread]);
+      __syncthreads();
+    }
+    if (thread < positions) places[thread] = sums;
+    sync_blocks();
+    Sums* mine = places + (thread & (positions - 1));
+    sums = cluster == 1 ? *mine : *in_block(mine, 0);
+    for (int rank = 1; rank < cluster; ++rank) sums = combine_two(sums, *in_block(mine, rank));
+    sync_blocks();  // all have read: the places are free, and blocks may end
+    return sums;
+  }
+
+  __device__ void sync_blocks() const {
+    if (cluster == 1) return __syncthreads();
+    cluster_arrive();
+    cluster_wait();
+  }
+};
+
+// ---- the kernel ---------------------------------------------------------------------------------
+
+template <class Element>
+constexpr int strided_threads = strided_kernel_threads(sizeof(Element));
 // Blocks for whose registers a multiprocessor has room.
 template <class Element>
-constexpr int strided_kernel_blocks = sizeof(Element) == 8 ? 3 : 4;
+constexpr int strided_kernel_blocks = sizeof(Element) == 8 ? 3 : 2;
 
-template <class Element, bool soft>
-__global__ void __launch_bounds__(strided_kernel_threads, strided_kernel_blocks<Element>)
-    strided_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row, bool hold) {
+// The blocks of a tile are a cluster; or, with part_sums, parts of rows, of which nothing but their
+// sums is made.
+template <class Element, Kind kind>
+__global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_blocks<Element>)
+    strided_kernel(const __grid_constant__ Problem<Element> problem, int64_t first_row,
+                   Tiling tiling,
+                   RowSums<typename Problem<Element>::T, kind == Kind::soft>* part_sums) {
   using T = typename Problem<Element>::T;
-  constexpr int size = Chunk<Element>::size;
+  constexpr bool soft = kind == Kind::soft;
   extern __shared__ __align__(16) unsigned char dynamic_shared[];
-  const int64_t index = first_row + int64_t(blockIdx.x) * strided_kernel_threads + threadIdx.x;
-  if (index >= problem.rows) return;
+  __shared__ Piece<T> exchange[strided_threads<Element> / 2];
 
-  Row<Element, soft> row(problem, index);
-  const Span<Element> span(nullptr, problem.classes);
-  const Target<Element, soft> target(problem, index, span, 0, 1);
-  const Element* row_logits = row.logits();
-  const auto logit_at = [&](int64_t c) { return row_logits[c * problem.logits.class_stride]; };
-  const auto prob_at = [&](int64_t c) { return target.prob_at(c); };
-  Element* held = reinterpret_cast<Element*>(dynamic_shared);
-  T* held_probs = reinterpret_cast<T*>(held + problem.classes * strided_kernel_threads);
-  const Column<Element, decltype(logit_at)> logits = {hold ? held + threadIdx.x : nullptr,
-                                                      logit_at};
-  const Column<T, decltype(prob_at)> probs = {hold ? held_probs + threadIdx.x : nullptr, prob_at};
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const int lines = threads / tiling.positions, line = thread / tiling.positions;
+  const int part = static_cast<int>(blockIdx.x) % tiling.blocks;
+  const int64_t index = first_row + int64_t(blockIdx.x) / tiling.blocks * tiling.positions +
+                        (thread & (tiling.positions - 1));
+  // Lanes of positions beyond the last take part in exchanges and touch nothing.
+  const bool active = index < problem.rows;
+  Row<Element, kind> row(problem, active ? index : problem.rows - 1);
+  const Span<Element> span(nullptr, active ? problem.classes : 0, part, tiling.chunks_a_part);
+  const Target<Element, soft> target(problem, row.index, span, line, lines);
+  const Column<Element> logits = {row.logits(), problem.logits.class_stride, span};
+  const int slots = (span.chunks - line + lines - 1) / lines;
+  const auto chunk_of = [&](int slot) { return line + slot * lines; };
 
-  const auto gather = [&](auto* to, const auto& read, int64_t first) {
-#pragma unroll
-    for (int i = 0; i < size; ++i)
-      if (first + i < problem.classes) to[i] = read(first + i);
+  // Behind the places for logits are those for probabilities, in the type of the sums.
+  constexpr int pieces = soft ? int(sizeof(T) / sizeof(Element)) : 0;  // of a chunk's probabilities
+  const bool dense = soft && !problem.target.data;
+  uint4* held = reinterpret_cast<uint4*>(dynamic_shared) + thread;
+  uint4* held_probs = held + tiling.slots * threads;
+
+  constexpr int depth = soft ? 1 : sizeof(Element) == 8 ? 2 : 4;  // chunks on their way
+  Chunk<Element> x[depth];
+  ChunkProbs<Element, soft> t[depth];
+  const auto gather = [&](int k, int slot) {
+    x[k] = logits.gather(chunk_of(slot), row.outside());
+    if (dense) t[k] = target.gather(chunk_of(slot));
   };
-  const auto logits_of = [&](const auto& read, int chunk) {
-    Chunk<Element> x = {};
-    gather(x.at, read, span.first(chunk));
-    return x;
-  };
-  const auto probs_of = [&](const auto& read, int chunk) {
+  const auto hold = [&](int k, int slot) {
+    hold_at<1>(held + slot * threads, x[k].at);
     if constexpr (soft)
-      if (!problem.target.data) {
-        ChunkProbs<Element, soft> t = {true, {}};
-        gather(t.at, read, span.first(chunk));
-        return t;
-      }
-    return target.take({}, chunk);
+      if (dense) hold_at<pieces>(held_probs + slot * pieces * threads, t[k].at);
   };
-  const auto read_logit = [&](int64_t c) { return logits.first_read(c); };
-  const auto read_prob = [&](int64_t c) { return probs.first_read(c); };
-  const auto logit_again = [&](int64_t c) { return logits.again(c); };
-  const auto prob_again = [&](int64_t c) { return probs.again(c); };
-
-  RowSums<T, soft> sums;
-  if (problem.makes_sums()) {
-    if (!row.unread()) {
-      row.read_reference(1);
-      // In tiles, so that rounding errors do not grow with the classes.
-      for (int tile = 0; tile < span.chunks; tile += tile_chunks) {
-        RowSums<T, soft> part;
-        const int end = min(tile + tile_chunks, span.chunks);
-        for (int chunk = tile; chunk < end; ++chunk)
-          row.accumulate(part, logits_of(read_logit, chunk), probs_of(read_prob, chunk), chunk,
-                         span);
-        sums = combine(sums, part);
+  const auto read = [&](int k, int slot) {
+    if (tiling.slots) {
+      recall_from<1>(held + slot * threads, x[k].at);
+      if constexpr (soft) {
+        t[k].any = true;
+        if (dense) recall_from<pieces>(held_probs + slot * pieces * threads, t[k].at);
       }
+    } else {
+      gather(k, slot);
     }
-    row.close(sums);
-    RowResult<Element, soft>(row, sums).write();
+    if (!dense) t[k] = target.take({}, chunk_of(slot));
+  };
+
+  __shared__ RowCount counted;
+  counted.look(problem);
+  const T denominator = counted.denominator(problem);
+
+  RowStats<T> stats;
+  if (problem.makes_sums()) {
+    RowSums<T, soft> sums;
+    if (!row.unread()) {
+      if (tiling.slots) for_slots<depth>(slots, gather, hold);
+      row.read_reference(1, active);
+      for_slots<depth>(slots, read, [&](int k, int slot) {
+        row.accumulate(sums, Packed<Element>(x[k]), t[k], chunk_of(slot), span);
+      });
+    }
+    const Position<T> position = {tiling.positions, part_sums ? 1 : tiling.blocks, exchange};
+    position.combine_sums(sums, problem.template wanted<kind>());
+    if (part_sums) {
+      if (active && line == 0) part_sums[row.index * tiling.blocks + part] = sums;
+      return;
+    }
+    stats = row.close(sums);
+    if (active && line == 0 && part == 0) RowResult<Element, kind>(row, sums, stats).write();
   } else {
-    sums.stats = row.recall();
+    stats = row.recall();
   }
   if (!problem.grad_logits.data) return;
 
-  Element* grad = row.grad();
-  const int64_t stride = problem.grad_logits.class_stride;
-  const GradTerms<T> terms = row.grad_terms_from(sums.stats);
-  const bool again = problem.loss;
-  for (int chunk = 0; chunk < span.chunks; ++chunk) {
-    const int64_t first = span.first(chunk);
-    Chunk<Element> result = row.filling();
-    if (row.counts()) {
-      const Chunk<Element> x = again ? logits_of(logit_again, chunk) : logits_of(read_logit, chunk);
-      const auto t = again ? probs_of(prob_again, chunk) : probs_of(read_prob, chunk);
-      result = row.gradient(x, t, chunk, span, terms);
-    }
-#pragma unroll
-    for (int i = 0; i < size; ++i)
-      if (first + i < problem.classes) grad[(first + i) * stride] = result.at[i];
-  }
+  const Column<Element> grad = {row.grad(), problem.grad_logits.class_stride, span};
+  const RowGradient<T> terms = row.gradient_from(stats, denominator);
+  const bool counts = row.counts();
+  for_slots<depth>(
+      slots,
+      [&](int k, int slot) {
+        if (counts) read(k, slot);
+      },
+      [&](int k, int slot) {
+        const int chunk = chunk_of(slot);
+        Chunk<Element> result = row.filling();
+        if (counts) {
+          const Packed<Element> given(x[k]);
+          result = span.whole(chunk) && (soft || chunk != span.chunk_of(row.target))
+                       ? row.template gradient<true>(given, t[k], chunk, span, terms)
+                       : row.template gradient<false>(given, t[k], chunk, span, terms);
+        }
+        grad.scatter(chunk, result);  // by all lanes, wherever their targets are
+      });
 }
 
 }  // namespace labelsmooth::cuda

@@ -1,5 +1,6 @@
-// Sums over the rows or the classes of a call, in one order whatever the device does: blocks leave
-// partial sums, which one block adds up. In float64, a few thousand additions at most a thread.
+// Sums over the rows or the classes of a call, in one order whatever the device does: of a few tens
+// of thousands one block takes all; of more, blocks leave partial sums, which one block adds up. In
+// float64, a few thousand additions at most a thread.
 #pragma once
 
 #include "problem.cuh"
@@ -16,12 +17,14 @@ __device__ inline Pair combine(const Pair& a, const Pair& b) {
 __device__ inline void make_empty(Pair& pair) { pair = {0, 0}; }
 
 constexpr int sum_threads = 512;
-constexpr int64_t sum_elements_per_block = 8 * sum_threads;
+constexpr int sum_ahead = 8;  // elements that a thread has under way
+constexpr int64_t sum_elements_per_block = sum_ahead * sum_threads;
 constexpr int max_partial_sums = 256;
 
-// Sums value(i) over [0, count). The last step, by one block, hands the sum to value.finish.
+// Sums value(i) over [0, count): values.read(i), made a Pair by values.of(i, read). The last step,
+// by one block, hands the sum to values.finish.
 template <class Values>
-__global__ void __launch_bounds__(sum_threads)
+__global__ void __launch_bounds__(sum_threads, 1)
     sum_kernel(Values values, int64_t count, Pair* partial_sums, int partials, bool last) {
   __shared__ Exchange<Pair> exchange;
   Pair sum = {0, 0};
@@ -30,8 +33,16 @@ __global__ void __launch_bounds__(sum_threads)
       sum = combine(sum, partial_sums[i]);
   } else {
     const int64_t step = int64_t(gridDim.x) * sum_threads;
-    for (int64_t i = int64_t(blockIdx.x) * sum_threads + threadIdx.x; i < count; i += step)
-      sum = combine(sum, values.at(i));
+    int64_t first = int64_t(blockIdx.x) * sum_threads + threadIdx.x;
+    for (; first < count; first += sum_ahead * step) {
+      typename Values::Read read[sum_ahead];
+#pragma unroll
+      for (int k = 0; k < sum_ahead; ++k)
+        if (first + k * step < count) read[k] = values.read(first + k * step);
+#pragma unroll
+      for (int k = 0; k < sum_ahead; ++k)
+        if (first + k * step < count) sum = combine(sum, values.of(first + k * step, read[k]));
+    }
   }
   sum = block_combine(sum, exchange);
   if (threadIdx.x != 0) return;
@@ -41,54 +52,107 @@ __global__ void __launch_bounds__(sum_threads)
     partial_sums[blockIdx.x] = sum;
 }
 
-// v_c = w_c u_c, V = sum_c v_c and sum_c v_c log u_c.
+// v_c = w_c u_c, V = sum_c v_c and, for kl_div, sum_c v_c log u_c.
 template <class T>
 struct ClassCoefs {
+  static constexpr int64_t most_by_one_block = sum_elements_per_block;  // they take logarithms
+
   const T *weight, *prior;
   T uniform;
   LossOptions<T> options;
   T* class_coef;
   ClassSums<double>* class_sums;
 
-  __device__ Pair at(int64_t c) const {
-    const T u = prior ? prior[c] : uniform;
-    const T v = coef_of_class(weight ? weight[c] : T(1), u, options);
+  struct Read {
+    T weight, prior;
+  };
+  __device__ Read read(int64_t c) const {
+    return {weight ? weight[c] : T(1), prior ? prior[c] : uniform};
+  }
+  __device__ Pair of(int64_t c, const Read& read) const {
+    const T v = coef_of_class(read.weight, read.prior, options);
     class_coef[c] = v;
-    return {double(v), coef_log_of_class(double(v), double(u))};
+    const double coef = v, prior = read.prior;
+    return {coef, options.kl_div ? coef_log_of_class(coef, prior) : 0};
   }
   __device__ void finish(const Pair& sum) const { *class_sums = {sum.first, sum.second, 1}; }
 };
+
+constexpr int64_t most_rows_by_one_block = 32768;
 
 // What "mean" divides by: the sum over the rows that count of their weight, times that of the one
 // class which is their target.
 template <class T>
 struct TargetWeights {
+  static constexpr int64_t most_by_one_block = most_rows_by_one_block;
+
   TargetClasses target;
-  const T* weight;      // of all classes; nullptr: 1
+  const T* weight;      // of all classes, where each row has one; nullptr: 1
   const T* row_weight;  // nullptr: 1
   T* denominator;
 
-  __device__ Pair at(int64_t row) const {
-    const Standing standing = target.standing(row);
-    if (standing.ignored || standing.invalid) return {0, 0};
-    const double of_class = weight ? double(weight[standing.first]) : 1;
-    return {row_weight ? weighted(double(row_weight[row]), of_class) : of_class, 0};
+  struct Read {
+    int64_t only_class;
+    T row_weight;
+  };
+  __device__ Read read(int64_t row) const {
+    return {has_one_class() ? target.data[row] : 0, row_weight ? row_weight[row] : T(1)};
+  }
+  __device__ Pair of(int64_t row, const Read& read) const {
+    if (!counts(row, read)) return {0, 0};
+    const double of_class = weight ? double(weight[read.only_class]) : 1;
+    return {weighted(double(read.row_weight), of_class), 0};
   }
   // A mean over no weight at all is 0/0, in the gradient too.
-  __device__ void finish(const Pair& sum) const {
-    *denominator = sum.first == 0 ? infinity<T>() - infinity<T>() : T(sum.first);
+  __device__ static T divisor(double sum) {
+    return sum == 0 ? infinity<T>() - infinity<T>() : T(sum);
+  }
+  __device__ void finish(const Pair& sum) const { *denominator = divisor(sum.first); }
+
+ private:
+  __device__ bool has_one_class() const { return target.data && target.target_classes == 1; }
+  __device__ bool counts(int64_t row, const Read& read) const {
+    if (has_one_class()) return target.counts(read.only_class);
+    const Standing standing = target.standing(row);
+    return !standing.ignored && !standing.invalid;
   }
 };
 
 template <class T>
 struct RowLosses {
+  static constexpr int64_t most_by_one_block = most_rows_by_one_block;
+
   const T* loss;
   const T* denominator;  // nullptr: the sum
   T* reduced;
 
-  __device__ Pair at(int64_t row) const { return {double(loss[row]), 0}; }
+  using Read = T;
+  __device__ Read read(int64_t row) const { return loss[row]; }
+  __device__ Pair of(int64_t, Read loss) const { return {double(loss), 0}; }
   __device__ void finish(const Pair& sum) const {
     *reduced = T(denominator ? sum.first / double(*denominator) : sum.first);
+  }
+};
+
+// Their mean, where its denominator is made nowhere else.
+template <class T>
+struct MeanLoss {
+  static constexpr int64_t most_by_one_block = most_rows_by_one_block;
+
+  const T* loss;
+  TargetWeights<T> weights;
+  T* reduced;
+
+  struct Read {
+    T loss;
+    typename TargetWeights<T>::Read weight;
+  };
+  __device__ Read read(int64_t row) const { return {loss[row], weights.read(row)}; }
+  __device__ Pair of(int64_t row, const Read& read) const {
+    return {double(read.loss), weights.of(row, read.weight).first};
+  }
+  __device__ void finish(const Pair& sum) const {
+    *reduced = T(sum.first / double(weights.divisor(sum.second)));
   }
 };
 
@@ -98,15 +162,19 @@ __global__ void scale_kernel(Element* values, int64_t count,
                              const typename Accumulate<Element>::type* factor) {
   const auto scale = *factor;
   if (scale == 1) return;
-  const Span<Element> span(values, count, static_cast<int>(blockIdx.x),
-                           static_cast<int>(gridDim.x));
+  constexpr int64_t size = Chunk<Element>::size;
+  const int64_t each = chunks_a_part((count + 2 * size - 2) / size, static_cast<int>(gridDim.x));
+  const Span<Element> span(values, count, static_cast<int>(blockIdx.x), static_cast<int>(each));
   const int step = static_cast<int>(blockDim.x);
   for (int chunk = static_cast<int>(threadIdx.x); chunk < span.chunks; chunk += step) {
     const Chunk<Element> read = span.load(values, chunk, true);
     typename Accumulate<Element>::type scaled[Chunk<Element>::size];
 #pragma unroll
     for (int i = 0; i < Chunk<Element>::size; ++i) scaled[i] = widen(read.at[i]) * scale;
-    span.store(values, chunk, true, narrow<Element>(scaled));
+    if (span.whole(chunk))
+      store_aligned(values + span.first(chunk), narrow<Element>(scaled));
+    else
+      span.store(values, chunk, narrow<Element>(scaled));
   }
 }
 

@@ -87,13 +87,19 @@ class Target {
     return take(pieces, chunk);
   }
 
-  // One class of any layout.
-  __device__ T prob_at(int64_t c) const {
-    T prob = 0;
-    const void* source = at(c * problem_.target_probs.class_stride);
-    with_type(problem_.probs_dtype,
-              [&](auto zero) { prob = T(widen(*static_cast<const decltype(zero)*>(source))); });
-    return prob;
+  // A chunk of those of all classes, in any layout.
+  __device__ Probs gather(int chunk) const {
+    Probs probs;
+    probs.any = true;
+    const int64_t stride = problem_.target_probs.class_stride;
+    const void* first = at(span_.first(chunk) * stride);
+    const int end = span_.end(chunk);
+    with_type(problem_.probs_dtype, [&](auto zero) {
+      const auto* source = static_cast<const decltype(zero)*>(first);
+#pragma unroll
+      for (int i = 0; i < size; ++i) probs.at[i] = i < end ? T(widen(source[i * stride])) : T(0);
+    });
+    return probs;
   }
 
   // A chunk on its way to registers; then it is taken.
@@ -120,7 +126,7 @@ class Target {
     probs.any = true;
     if (problem_.target.data) {
       probs.any = marked(chunk);
-      if (probs.any) gather(probs.at, span_.first(chunk));
+      if (probs.any) add_entries(probs.at, span_.first(chunk));
     } else if (as_wide_as_logits()) {
       with_type(problem_.probs_dtype, [&](auto zero) {
         using Source = decltype(zero);
@@ -189,7 +195,7 @@ class Target {
       if (chunk >= 0 && (chunk & (step_ - 1)) == first) marks_ |= mark_of(chunk);
     });
   }
-  __device__ void gather(T (&t)[size], int64_t first) const {
+  __device__ void add_entries(T (&t)[size], int64_t first) const {
 #pragma unroll
     for (int i = 0; i < size; ++i) t[i] = T(0);
     for_entries([&](int64_t k, int64_t c) {
@@ -220,7 +226,7 @@ class Target<Element, false> {
   struct Pieces {};
 
   __device__ Target(const Problem<Element>&, int64_t, const Span<Element>&, int, int) {}
-  __device__ T prob_at(int64_t) const { return T(0); }
+  __device__ Probs gather(int) const { return {}; }
   __device__ void fetch(Chunk<T>*, int, int) const {}
   __device__ Probs fetched(const Chunk<T>*, int, int) const { return {}; }
   __device__ Pieces load(int) const { return {}; }

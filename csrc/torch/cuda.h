@@ -23,7 +23,7 @@ inline void* current_stream(int32_t device) {
   static const AskStream ask = find_ask_stream();
   STD_TORCH_CHECK(ask, "this torch has no CUDA");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(ask(device, &stream));
+  STD_TORCH_CHECK(ask(device, &stream) == 0, "torch does not tell the stream of GPU ", device);
   return stream;
 }
 
@@ -31,13 +31,23 @@ inline void check_cuda(int error) {
   STD_TORCH_CHECK(error == 0, "CUDA kernels of labelsmooth: ", cuda::error_string(error));
 }
 
-class CudaCall : public Call {
+// Makes the device of a tensor the current one, for torch until the end and for the runtime that is
+// built in: that one has a current device of its own, and nobody else sets it.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    check_cuda(cuda::set_device(tensor.get_device_index()));
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+class CudaCall : OnDevice, public Call {
  public:
   template <class... Arguments>
   explicit CudaCall(const Tensor& logits, Arguments&&... arguments)
-      : Call(logits, std::forward<Arguments>(arguments)...), guard_(logits.get_device_index()) {
-    check_cuda(cuda::set_device(logits.get_device_index()));
-  }
+      : OnDevice(logits), Call(logits, std::forward<Arguments>(arguments)...) {}
 
   std::tuple<Tensor, Tensor, Tensor> forward(bool with_stats) {
     return run_reduced(cuda::run, with_stats);
@@ -80,8 +90,6 @@ class CudaCall : public Call {
     check_cuda(run(problem_, reduction, data_or_null(normalizer_), reduced_loss,
                    workspace.data_ptr(), current_stream(logits_.get_device_index())));
   }
-
-  torch::stable::accelerator::DeviceGuard guard_;
 };
 
 // grad_logits *= grad_loss, decided on the device: nothing is read or written if that is 1.
@@ -89,11 +97,9 @@ inline void scale(Tensor grad_logits, Tensor grad_loss) {
   const auto factor = converted(grad_loss, accumulate_type(grad_logits), grad_logits);
   STD_TORCH_CHECK(factor->numel() == 1, "grad_loss: expected one value");
   STD_TORCH_CHECK(grad_logits.is_contiguous(), "grad_logits: expected a contiguous tensor");
-  const int32_t device = grad_logits.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  check_cuda(cuda::set_device(device));
+  const OnDevice on_device(grad_logits);
   check_cuda(cuda::scale(dtype_of(grad_logits), grad_logits.data_ptr(), grad_logits.numel(),
-                         factor->data_ptr(), current_stream(device)));
+                         factor->data_ptr(), current_stream(grad_logits.get_device_index())));
 }
 
 }  // namespace labelsmooth

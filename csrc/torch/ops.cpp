@@ -192,12 +192,23 @@ PyObject* has_torch_cuda(PyObject*, PyObject*) {
 #endif
 }
 
+// 0 where there is no driver.
+PyObject* cuda_driver_version(PyObject*, PyObject*) {
+#ifdef LABELSMOOTH_CUDA_ARCHITECTURES
+  return PyLong_FromLong(labelsmooth::cuda::driver_version());
+#else
+  return PyLong_FromLong(0);
+#endif
+}
+
 // Importing labelsmooth._C registers the operators; the module itself says what was built.
 PyMODINIT_FUNC PyInit__C() {
   static PyMethodDef methods[] = {{"release_memory", release_memory, METH_NOARGS,
                                    "Gives memory that is kept for gradients to the system."},
                                   {"has_torch_cuda", has_torch_cuda, METH_NOARGS,
                                    "Whether this torch has what the CUDA operators need of it."},
+                                  {"cuda_driver_version", cuda_driver_version, METH_NOARGS,
+                                   "The newest CUDA that the driver serves, as 13000; or 0."},
                                   {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
@@ -210,13 +221,16 @@ PyMODINIT_FUNC PyInit__C() {
   }
 #ifdef LABELSMOOTH_CUDA_ARCHITECTURES
   const char* cuda_architectures = LABELSMOOTH_CUDA_ARCHITECTURES;
+  const int cuda_runtime_version = labelsmooth::cuda::runtime_version();
 #else
   const char* cuda_architectures = "";
+  const int cuda_runtime_version = 0;
 #endif
   PyObject* module = PyModule_Create(&definition);
   if (module &&
       (PyModule_AddStringConstant(module, "cpu_instruction_set", instruction_set) != 0 ||
-       PyModule_AddStringConstant(module, "cuda_architectures", cuda_architectures) != 0)) {
+       PyModule_AddStringConstant(module, "cuda_architectures", cuda_architectures) != 0 ||
+       PyModule_AddIntConstant(module, "cuda_runtime_version", cuda_runtime_version) != 0)) {
     Py_DECREF(module);
     return nullptr;
   }

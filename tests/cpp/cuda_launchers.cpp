@@ -27,10 +27,14 @@ EXPORTED int launch_scale(int64_t dtype, void* values, int64_t count, const void
   return cuda::scale(static_cast<DType>(dtype), values, count, factor, nullptr);
 }
 
+// On a device that has room for clusters of so many blocks.
 EXPORTED void make_plan(const LossProblem* problem, const cuda::DeviceLimits* device,
-                        cuda::Plan* plan) {
-  *plan = cuda::make_plan(*problem, *device);
+                        int64_t largest_cluster, cuda::Plan* plan) {
+  const auto can_run = [=](const cuda::Plan& plan) { return plan.cluster <= largest_cluster; };
+  *plan = cuda::make_plan(*problem, *device, can_run);
 }
+
+EXPORTED int driver_version() { return cuda::driver_version(); }
 
 // So that Python's mirrors of the structs cannot drift unseen.
 EXPORTED int64_t problem_bytes() { return sizeof(LossProblem); }

@@ -110,6 +110,16 @@ class Block {
     if (barrier_.wait(threads(), true)) step();
   }
 
+  // Of how many threads the vote is true.
+  int sync_count(bool vote) {
+    votes_.fetch_add(vote, relaxed);
+    sync();
+    const int count = votes_.load(relaxed);
+    sync();  // all have read
+    votes_.fetch_sub(vote, relaxed);
+    return count;
+  }
+
   void sync_warp() {
     if (warps_[thread().index / warp_size].barrier.wait(warp_size, true)) step();
   }
@@ -144,6 +154,7 @@ class Block {
   std::vector<Thread> threads_;
   std::unique_ptr<Warp[]> warps_;
   Barrier barrier_;
+  std::atomic<int> votes_{0};
   std::atomic<size_t> running_{0};
   std::atomic<long> steps_{0};  // barriers that opened, threads that ended
 };

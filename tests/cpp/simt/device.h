@@ -21,6 +21,7 @@
 
 #define cudaLaunchKernelEx simt::launch
 #define __syncthreads() (simt::Block::current().sync())
+#define __syncthreads_count(vote) (simt::Block::current().sync_count((vote) != 0))
 #define __syncwarp() (simt::Block::current().sync_warp())
 
 using std::min;
@@ -69,9 +70,4 @@ Value __shfl_sync(unsigned mask, Value value, int source, int width) {
 template <class Value>
 void __stwb(Value* to, Value value) {
   *to = value;
-}
-
-template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }

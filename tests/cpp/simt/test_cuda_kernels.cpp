@@ -184,10 +184,20 @@ void all_kernels(int turn) {
       if (extra == 0) over_ranks<Element>(c);
     }
   }
-  // A thread a row: rows that stay in shared memory, and rows that are read again.
-  for (const int64_t classes : {int64_t(1), size - 1, size + 1, 9 * size + 1})
+  // Tiles of positions and classes: a thread a position, then in lines; that are held, that are
+  // read again, in parts.
+  struct Shape {
+    int64_t rows, classes;
+  };
+  for (const Shape& shape : {Shape{131, 1},
+                             {131, size - 1},
+                             {131, size + 1},
+                             {131, 9 * size + 1},
+                             {5, 200 * size + 1},
+                             {3, 700 * size}})
     for (const bool probabilities : {false, true}) {
-      const Case c = {131, classes, 131, true, probabilities, false, false, true};
+      const Case c = {shape.rows,    shape.classes, shape.rows, true,
+                      probabilities, false,         false,      true};
       one_step<Element>(c, Reduction::none);
       two_phases<Element>(c);
       over_ranks<Element>(c);
@@ -293,7 +303,7 @@ void a_few_classes(int64_t classes, bool adjacent) {
   }
 }
 
-// A row of a warp, of a block, in parts; a thread's, held and not.
+// A row of a warp, of a block, in parts; in tiles.
 template <class Element, class Source>
 void a_few_classes_in_all_kernels() {
   constexpr int64_t size = 16 / sizeof(Element);

@@ -38,25 +38,28 @@ def usages(arch: int) -> dict[str, Usage]:
 
 
 def kernels(arch: int, kernel: str, *, dtypes: str = r"\w+?") -> dict[str, Usage]:
-    pattern = re.compile(rf"\d{kernel}_kernelI({dtypes})(Lb\dE)?E")
+    pattern = re.compile(rf"\d{kernel}_kernelI({dtypes})(LNS\d_4KindE\dE)?E")
     return {name: usage for name, usage in usages(arch).items() if pattern.search(name)}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_kernel_is_there_and_spills_nothing(arch: int) -> None:
     for kernel, count in (
-        ("warp", 8),
-        ("cluster", 8),
-        ("sums", 8),
-        ("finish", 8),
-        ("gradient", 8),
-        ("strided", 8),
+        ("warp", 12),
+        ("cluster", 12),
+        ("sums", 12),
+        ("finish", 12),
+        ("gradient", 12),
+        ("strided", 12),
         ("rank", 2),
         ("scale", 4),
     ):
         assert len(kernels(arch, kernel)) == count
     spilling = {name: u for name, u in usages(arch).items() if u.stack or u.local}
-    assert not spilling
+    # But for two registers of one: with room for them one block less would be resident.
+    other = [n for n in spilling if "strided_kernelI6__halfLNS0_4KindE2" not in n]
+    assert not other
+    assert all(usage.stack <= 8 and not usage.local for usage in spilling.values())
 
 
 # The threads of a block, and how many blocks of them the registers must leave room for on a
@@ -67,7 +70,7 @@ BLOCKS = [
     ("sums", 256, 2),
     ("gradient", 256, 2),
     ("finish", 256, 2),
-    ("strided", 128, 4),
+    ("strided", 256, 2),
     ("rank", 128, 6),
     ("scale", 256, 5),
 ]
@@ -77,17 +80,20 @@ BLOCKS = [
 @pytest.mark.parametrize("arch", ARCHS)
 def test_registers_leave_room_for_blocks(arch: int, kernel: str, threads: int, blocks: int) -> None:
     for name, usage in kernels(arch, kernel).items():
-        fewer = kernel == "strided" and "_kernelId" in name  # float64
-        room = -(-usage.registers // 8) * 8 * threads * (blocks - fewer)
-        assert room <= REGISTERS, name
+        resident = blocks * threads
+        if "_kernelId" in name:
+            double = {"strided": 3 * 128, "warp": 3 * 128, "cluster": 256}
+            resident = double.get(kernel, resident)
+        assert -(-usage.registers // 8) * 8 * resident <= REGISTERS, name
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_two_of_the_largest_blocks_fit(arch: int) -> None:
-    """A row of float32 or 16 bits that takes more than 64 KB of a block has 512 threads."""
+def test_the_largest_blocks_of_clusters_fit(arch: int) -> None:
+    """Of the plain kernel, two of 512 threads; with statistics or weights three of 256."""
     for name, usage in kernels(arch, "cluster", dtypes="f|6__half|13__nv_bfloat16").items():
-        if "Lb0E" in name:  # class indices
-            assert usage.registers * 512 * 2 <= REGISTERS, name
+        threads = {"KindE0": 2 * 512, "KindE1": 3 * 256, "KindE2": 2 * 256}
+        [resident] = [threads[kind] for kind in threads if kind in name]
+        assert usage.registers * resident <= REGISTERS, name
 
 
 LOAD, COPY, STORE = r"\bLDG\.E\S*\.128", r"\bLDGSTS\.E\S*\.128", r"\bSTG\.E\S*\.128"
@@ -107,7 +113,7 @@ def test_accesses_of_16_bytes(arch: int, dtype: str) -> None:
         name: instructions
         for kernel, instructions in WIDE.items()
         for name in kernels(arch, kernel, dtypes=dtype)
-        if "Lb1E" not in name  # class probabilities: the same code
+        if "KindE" not in name or "KindE0" in name  # plain; the others have the same code
     }
     assert len(hot) == len(WIDE)
     listing = cuobjdump("-sass", "-arch", f"sm_{arch}", "-fun", ",".join(hot))

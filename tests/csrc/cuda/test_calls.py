@@ -69,21 +69,27 @@ def test_rows_in_parts(case: Case) -> None:
 
 
 def test_more_chunks_than_marks() -> None:
-    """A thread has 66 chunks of a row, and notes which hold classes of the target in 32 bits."""
-    check_case(Case("few", shape=(2, 261, 5), targets="many"), simulated_cuda(90))
+    """A thread has 33 chunks of a row, and notes which hold classes of the target in 32 bits."""
+    gpu = few_multiprocessors()
+    case = Case("few", torch.float64, (1, 264, 128), targets="many", one_step=False)
+    check_case(case, gpu)
+    reports = [report for report in gpu.reports if kernel_of(report) == "strided"]
+    assert [(report.grid[0], report.block[0]) for report in reports] == [(4, 4 * 32)] * 2
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        Case("rows", shape=(9001, 3), targets="ignored", vectors=("weight",)),
+        Case("rows", shape=(32769, 2), targets="ignored", vectors=("row_weight",)),
+        Case("mean of rows", shape=(32769, 2), targets="ignored", one_step=False),
         Case("classes", shape=(1, 20011), vectors=("weight", "prior")),
-        Case("rows in two phases", shape=(9001, 3), one_step=False, options={"reduction": "sum"}),
+        Case("sum of rows", shape=(32769, 2), one_step=False, options={"reduction": "sum"}),
     ],
     ids=str,
 )
 def test_sums_by_several_blocks(case: Case) -> None:
-    """More than 4096 rows or classes are summed up by more than one block, and those by another."""
+    """More than 32768 rows, or 4096 classes, are summed up by more than one block, and those by
+    another."""
     gpu = simulated_cuda(80, sched="random")
     check_case(case, gpu)
     grids = [report.grid[0] for report in gpu.reports if kernel_of(report) == "sum"]
@@ -98,6 +104,8 @@ def test_sums_by_several_blocks(case: Case) -> None:
         Case("cluster", dtype=torch.bfloat16, shape=(3, 40003)),
         Case("parts", shape=(3, 10007), one_step=False, options={"return_stats": True}),
         Case("strided", shape=(2, 33, 70)),
+        Case("tiles", shape=(1, 1000, 33)),
+        Case("tiles in parts", shape=(1, 2000, 33), one_step=False),
     ],
     ids=str,
 )

@@ -31,6 +31,7 @@ def plan_of(
     forward: bool = True,
     partial: bool = False,
     stride: int | None = None,
+    largest_cluster: int = 16,
 ) -> Plan:
     """The tensors are of no memory: a plan looks at addresses and strides alone."""
 
@@ -47,7 +48,7 @@ def plan_of(
     problem.target = None if probs else 1 << 20
     problem.loss = 1 << 20 if forward else None
     problem.parts = 1 << 20 if partial else None
-    return make_plan(problem, arch)
+    return make_plan(problem, arch, largest_cluster)
 
 
 def chunks_of(classes: int, dtype: torch.dtype) -> int:
@@ -73,14 +74,17 @@ def test_plans_fit_the_device(arch: int, dtype: torch.dtype, rows: int) -> None:
             assert (plan.kernel == "warp") == (chunks <= 257), case
             if plan.kernel == "warp":
                 assert plan.lanes in (4, 8, 16, 32), case
-                assert plan.lanes * plan.chunks >= chunks, case
-                assert plan.shared_bytes == 128 * plan.chunks * held, case
+                assert plan.capacity >= chunks, case
+                assert plan.shared_bytes == 128 // plan.lanes * plan.capacity * held, case
             elif plan.kernel == "cluster":
-                assert plan.cluster * plan.chunks >= chunks, case
-                assert plan.shared_bytes == plan.chunks * held, case
+                assert plan.cluster * plan.chunks_a_part >= chunks, case
+                assert plan.capacity <= plan.chunks_a_part, case
+                assert plan.shared_bytes == plan.capacity * held, case
                 assert plan.cluster in cluster_sizes(arch), case
                 assert plan.threads in (256, 512), case
             assert plan.shared_bytes + RESERVED <= device.shared_per_block, case
+            if plan.kernel == "parts":
+                assert plan.parts * plan.chunks_a_part >= chunks, case
             if plan.kernel == "cluster" and arch >= 90:
                 assert 2 * (plan.shared_bytes + RESERVED) <= device.shared_per_multiprocessor, case
 
@@ -115,10 +119,60 @@ ONCE = [
 @pytest.mark.parametrize(("arch", "dtype", "classes"), ONCE)
 def test_rows_that_are_read_once(arch: int, dtype: torch.dtype, classes: int) -> None:
     for shorter in CLASSES:
-        if shorter <= classes:
-            assert plan_of(arch, 2048, shorter, dtype).kernel in ("warp", "cluster")
-    assert plan_of(arch, 2048, classes, dtype).kernel == "cluster"
-    assert plan_of(arch, 2048, 16 * classes, dtype).kernel == "parts"
+        plan = plan_of(arch, 2048, shorter, dtype)
+        assert plan.kernel in ("warp", "cluster")
+        if shorter <= classes and plan.kernel == "cluster":
+            assert plan.capacity == plan.chunks_a_part
+    longer = plan_of(arch, 2048, 16 * classes, dtype)
+    assert longer.kernel == "cluster"
+    assert longer.capacity < longer.chunks_a_part
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_rest_of_a_long_row_is_read_again_soon(arch: int) -> None:
+    """131072 classes in bfloat16: what all blocks at work read until they read it again, on average
+    half of their rests, is less than the L2 cache; there are none where clusters hold the row."""
+    device = Device.of(arch)
+    plan = plan_of(arch, 8192, 131072)
+    blocks_at_work = device.multiprocessors * (2 if arch >= 90 else 1)
+    rest = (plan.chunks_a_part - plan.capacity) * CHUNK
+    assert (rest > 0) == (arch == 80)
+    assert blocks_at_work * rest < 40e6  # of an A100
+
+
+def test_few_long_rows_are_cut_into_parts() -> None:
+    assert plan_of(80, 64, 500000).kernel == "parts"
+    assert plan_of(80, 8192, 500000).kernel == "cluster"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_lanes_of_short_rows(arch: int) -> None:
+    """Few lanes a row where rows are many, so that each has chunks to share what it does once."""
+    assert plan_of(arch, 100000, 1000).lanes == 16
+    assert plan_of(arch, 100000, 1000, torch.float32).lanes == 16
+    assert plan_of(arch, 100000, 100).lanes == 4
+    assert plan_of(arch, 64, 1000).lanes == 32
+
+
+@pytest.mark.parametrize(
+    ("arch", "classes", "clusters"),
+    [  # by the largest cluster that there is room for
+        (90, 32768, {8: 1, 1: 1}),
+        (90, 65536, {16: 2, 2: 2, 1: 1}),
+        (90, 262144, {16: 8, 8: 8, 4: 4, 2: 2, 1: 1}),
+        (90, 700000, {16: 16, 8: 8, 4: 4}),
+        (120, 131072, {16: 8, 8: 8, 4: 4, 2: 2}),
+    ],
+)
+def test_clusters_that_there_is_no_room_for(
+    arch: int, classes: int, clusters: dict[int, int]
+) -> None:
+    """The next smaller one takes its place, and holds what it can; of few rows, parts."""
+    for largest, cluster in clusters.items():
+        plan = plan_of(arch, 4096, classes, largest_cluster=largest)
+        assert (plan.kernel, plan.cluster) == ("cluster", cluster)
+        assert plan.shared_bytes + RESERVED <= Device.of(arch).shared_per_multiprocessor // 2
+    assert plan_of(arch, 16, 700000, largest_cluster=1).kernel == "parts"
 
 
 @pytest.mark.parametrize("arch", ARCHS)
