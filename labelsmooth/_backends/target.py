@@ -37,8 +37,9 @@ def counting_rows(inputs: Inputs, options: CommonOptions) -> Tensor:
     counting = ~ignored_rows(inputs, options)
     if not target.is_floating_point():
         is_class = (target >= 0) & (target < class_range(inputs.logits.shape[1], options).all)
-        valid = is_class | (target == options.ignore_index)
-        counting = counting & (valid if has_one_class(inputs) else valid.all(1))
+        if not has_one_class(inputs):
+            is_class = (is_class | (target == options.ignore_index)).all(1)
+        counting = counting & is_class
     return counting if row_weight is None else counting & (row_weight != 0)
 
 

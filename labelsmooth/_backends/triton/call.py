@@ -15,11 +15,12 @@ from ..target import ignored_rows, prior_of_target
 from .plan import Gpu, Plan, gpu_of, plan_of
 
 
-def strides_of(tensor: Tensor) -> tuple[int, int, int]:
-    """(outer, classes, inner) of (N, C) or (N, C, S), an (N, C) being one of many positions."""
+def strides_of(tensor: Tensor, unit: int = 1) -> tuple[int, int, int]:
+    """(outer, classes, inner) of (N, C) or (N, C, S), an (N, C) being one of many positions; the
+    outer and inner one in this unit."""
     if tensor.dim() == 2:
-        return 0, tensor.stride(1), tensor.stride(0)
-    return tensor.stride(0), tensor.stride(1), tensor.stride(2)
+        return 0, tensor.stride(1), tensor.stride(0) // unit
+    return tensor.stride(0) // unit, tensor.stride(1), tensor.stride(2) // unit
 
 
 class Classes(NamedTuple):
@@ -66,6 +67,7 @@ class Call:
         )
         self.rows = self.outer * self.inner
         self.dense, self.sparse = self.target.is_floating_point(), self.target_probs is not None
+        self.vectors = self.weight is not None or self.prior is not None
         self.unmasked = self.smooth_over == native.SMOOTH_OVER["unmasked"]
         self.in_memory = self.dtype == torch.float64 or isinstance(self.label_smoothing, Tensor)
         # Of one class a row there is no need to know how it lies, nor of probabilities how many.
@@ -76,14 +78,14 @@ class Call:
     def shape_of_rows(self) -> tuple[int, ...]:
         return (self.logits.shape[0], *self.logits.shape[2:])
 
-    @property
+    @cached_property
     def inputs(self) -> Inputs:
         return Inputs(
             *(self.logits, self.target, self.target_probs, self.weight, self.prior),
             *(self.normalizer, self.row_weight),
         )
 
-    @property
+    @cached_property
     def options(self) -> Options:
         """What torch operations ask of them."""
         return Options(
@@ -103,10 +105,11 @@ class Call:
     @cached_property
     def plan(self) -> Plan:
         # What registers have room for beside the rest; test_compiled.py sees to it.
-        vectors = self.weight is not None or self.prior is not None
-        more = self.with_stats or vectors or self.softcap > 0
+        more = self.with_stats or self.vectors or self.softcap > 0
         most, wide = 32768, self.dtype == torch.float64
-        if self.dense or (more and (self.sparse or self.unmasked or wide)):
+        if self.dense:
+            most = 4096
+        elif more and (self.sparse or self.unmasked or wide):
             most = 8192
         elif more or self.sparse or self.unmasked:
             most = 16384
@@ -130,15 +133,17 @@ class Call:
 
     # ---- arguments of loss_kernel ----------------------------------------------------------------
 
-    @cached_property
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self, unit: int) -> tuple[Any, ...]:
+        """The strides of the logits are in this unit."""
         target, probs, classes = self.target, self.target_probs, self.classes
         if not self.dense:
             target = target.contiguous()
+        softcap = self.softcap or None
+        scale = None if softcap is None and self.logit_scale == 1 else self.logit_scale
         in_part = self.partial or classes.count < classes.all
         return (
             self.logits,
-            *strides_of(self.logits),
+            *strides_of(self.logits, unit),
             target,
             None if probs is None else probs.to(self.dtype).contiguous(),
             *(strides_of(target) if self.dense or self.sparse else (0, 0, 0)),
@@ -152,9 +157,7 @@ class Call:
             classes.first if in_part else None,
             classes.all if in_part else None,
             self.ignore_index,
-            *self._numbers(
-                self.label_smoothing, self.lse_square_scale, self.logit_scale, self.softcap or None
-            ),
+            *self._numbers(self.label_smoothing, self.lse_square_scale, scale, softcap),
             self.in_memory,
             torch.finfo(self.logits.dtype).min,
             self.smooth_over,
@@ -164,7 +167,7 @@ class Call:
         )
 
     def _of_classes(self) -> Classes:
-        if self.weight is None and self.prior is None:
+        if not self.vectors:
             return Classes(None, None, None, None)
         made = classes_of(
             self.logits,

@@ -8,14 +8,9 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .row_math import (
-    logit_grad,
-    target_entropy,
-    target_terms,
-    transform_logit,
-    transform_slope,
-)
-from .rows import accumulated, uniform
+from .row_math import target_entropy, target_terms, transform_logit
+from .rows import accumulated, row_sum, uniform
+from .sums import TargetSums, target_sums
 
 
 class Entries(NamedTuple):
@@ -81,13 +76,17 @@ def of_classes_of(entries, rows, ENTRIES: tl.constexpr):
 def entropy_of_entries(entries, rows, terms, options, ENTRIES: tl.constexpr):
     total, first = of_classes_of(entries, rows, ENTRIES)
     target = target_terms(total, entries.weight, entries.prior, entries.x0, terms, options)
-    return tl.sum(tl.where(first, target_entropy(target), 0.0), 1, keep_dims=True)
+    return row_sum(tl.where(first, target_entropy(target), 0.0))
 
 
 @triton.jit
-def gradient_of_entries(entries, rows, grad, terms, options, ENTRIES: tl.constexpr):
+def target_sums_of_entries(entries, reference):
+    sums = target_sums(entries.prob, entries.weight, entries.x - reference, 1, 1)
+    return TargetSums(row_sum(sums.dot), row_sum(sums.mass), row_sum(sums.prob), row_sum(sums.nll))
+
+
+@triton.jit
+def coef_of_entries(entries, rows, terms, options, ENTRIES: tl.constexpr):
     total, _ = of_classes_of(entries, rows, ENTRIES)
     target = target_terms(total, entries.weight, entries.prior, entries.x0, terms, options)
-    exp_x = tl.exp(entries.x - grad.shift)
-    gradient = logit_grad(exp_x, grad.scale * target.coef, grad)
-    return tl.where(rows.unused, 0.0, gradient * transform_slope(entries.x, options))
+    return target.coef

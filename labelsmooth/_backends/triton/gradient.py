@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .row_math import UNMASKED, logit_grad, soft_coef, transform_slope, weighted
+from .exponent import exp_less_rest, exponent_of
+from .row_math import GradTerms, logit_grad, soft_coef, transform_slope, weighted
 from .rows import accumulated, of_classes, of_weight, spread_coef_at, target_probs_at
 
 
@@ -19,27 +20,54 @@ def scale_of(scale, scale_stride, rows, dtype: tl.constexpr):
 
 
 @triton.jit
-def write_gradient(pointers, stride, rows, x0, x, c, grad, target, options):
-    """As if there were no target, where that is a few classes."""
-    spread = spread_coef_at(rows, c, x0, options)
-    coef = grad.beta * spread
-    if rows.entries.dtype.is_ptr():
-        pass
-    elif rows.probs.dtype.is_ptr():
-        weight = of_classes(rows.weight, 1.0, rows, c)
-        probs = weighted(grad.kappa * target_probs_at(rows, c, x.dtype), weight)
-        coef = soft_coef(spread, probs, grad.beta)
-    elif options.smooth_over == UNMASKED:  # something of which the target may have too, or not
-        own = tl.where(c == rows.target, grad.scale * target.tau, 0.0)
-        coef = soft_coef(spread, own, grad.beta)
-    else:
-        coef = tl.where(c == rows.target, grad.scale * target.coef, coef)
-    gradient = logit_grad(tl.exp(x - grad.shift), coef, grad) * transform_slope(x, options)
-    gradient = tl.where(rows.unused, 0.0, gradient)  # an unused row may hold NaN
-    inside = rows.inside & (c < rows.classes)
-    tl.store(
-        pointers + c.to(tl.int64) * stride, gradient.to(pointers.dtype.element_ty), mask=inside
+def of_used_rows(grad, rows):
+    """Of others 0, whatever their statistics."""
+    return GradTerms(
+        tl.where(rows.unused, 0.0, grad.shift),
+        tl.where(rows.unused, 0.0, grad.exp_scale),
+        tl.where(rows.unused, 0.0, grad.beta),
+        tl.where(rows.unused, 0.0, grad.kappa),
+        tl.where(rows.unused, 0.0, grad.scale),
     )
+
+
+@triton.jit
+def gradient_of(x, coef, rows, grad, options, READ_UNUSED: tl.constexpr):
+    exponent = exponent_of(grad.shift)
+    grad = GradTerms(grad.shift, grad.exp_scale * exponent.rest, grad.beta, grad.kappa, grad.scale)
+    exp_x = exp_less_rest(x, exponent.slope, exponent.offset)
+    gradient = logit_grad(exp_x, coef, grad) * transform_slope(x, options)
+    if READ_UNUSED:  # there may be NaN
+        gradient = tl.where(rows.unused, 0.0, gradient)
+    return gradient
+
+
+@triton.jit
+def write_gradient(
+    pointers,
+    stride,
+    rows,
+    x0,
+    x,
+    span,
+    grad,
+    options,
+    READ_UNUSED: tl.constexpr,
+    ALIGNED: tl.constexpr = False,
+):
+    """As if there were no target, where that is a few classes."""
+    coef = spread_coef_at(rows, span, x0, options)
+    if rows.probs.dtype.is_ptr() and not rows.entries.dtype.is_ptr():
+        weight = of_classes(rows.weight, 1.0, span)
+        probs = weighted(grad.kappa * target_probs_at(rows, span, x.dtype), weight)
+        coef = soft_coef(coef, probs, grad.beta)
+    else:
+        coef = grad.beta * coef
+    gradient = gradient_of(x, coef, rows, grad, options, READ_UNUSED)
+    pointers += span.c.to(tl.int64) * stride
+    if ALIGNED:
+        pointers = tl.multiple_of(pointers, [16, 16])
+    tl.store(pointers, gradient.to(pointers.dtype.element_ty), mask=rows.inside & span.inside)
 
 
 # ---- a gradient made in forward ------------------------------------------------------------------

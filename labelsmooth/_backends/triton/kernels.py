@@ -12,10 +12,16 @@ Where the classes are a rank's, it is not the loss but a RowPart that the first 
 import triton
 import triton.language as tl
 
-from .entries import entries_of, entropy_of_entries, gradient_of_entries
-from .gradient import scale_of, write_gradient
+from .entries import (
+    coef_of_entries,
+    entries_of,
+    entropy_of_entries,
+    target_sums_of_entries,
+)
+from .gradient import gradient_of, of_used_rows, scale_of, write_gradient
 from .outputs import store_evaluation, store_loss, store_partial
 from .row_math import (
+    OTHERS,
     UNMASKED,
     ClassSums,
     LossOptions,
@@ -35,31 +41,38 @@ from .row_math import (
     weighted,
 )
 from .rows import (
+    Span,
+    any_of,
     class_sums_of,
+    edges_of,
+    first_aligned,
     first_read,
     given_at,
     nothing,
     of_good_rows,
     of_weight,
+    own_span,
     pointers_to,
     rows_of_program,
     scalar,
+    span_from,
     transformed,
     uniform,
     vectors_of_target,
 )
 from .sums import (
     TargetSums,
-    combined_parts,
+    combine_sums,
+    combined,
     empty_sums,
+    load_sums,
     store_sums,
     sums_between,
     sums_of_tile,
-    target_sums,
 )
 
 
-@triton.jit(do_not_specialize=["ignore_index", "class_offset", "all_classes"])
+@triton.jit(do_not_specialize=["outer", "inner", "ignore_index", "class_offset", "all_classes"])
 def loss_kernel(
     logits,
     logits_outer,
@@ -85,8 +98,8 @@ def loss_kernel(
     ignore_index: tl.int64,
     label_smoothing,
     lse_square_scale,
-    logit_scale,
-    softcap,
+    logit_scale,  # None: 1, and no softcap
+    softcap,  # None: none
     IN_MEMORY: tl.constexpr,  # the four numbers are pointers
     LOWEST: tl.constexpr,
     SMOOTH_OVER: tl.constexpr,
@@ -110,14 +123,26 @@ def loss_kernel(
     ENTRIES: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    EDGES: tl.constexpr,
+    UNIT: tl.constexpr,  # inner is a multiple of it
+    STAGES: tl.constexpr,  # of the loop that sums
 ):
     dtype: tl.constexpr = row_stats.dtype.element_ty
+    if WIDTH > 1 and not EDGES:  # of which the strides are multiples: they come divided by it
+        logits_outer *= WIDTH
+        logits_inner *= WIDTH
+        grad_outer *= WIDTH
+        grad_inner *= WIDTH
     DENSE: tl.constexpr = target.dtype.element_ty.is_floating()
     SPARSE: tl.constexpr = target_probs is not None
+    # Of several rows it would only spoil wide reads to leave one out.
+    READ_UNUSED: tl.constexpr = WITH_STATS or ROWS > 1
     options = LossOptions(
         scalar(label_smoothing, IN_MEMORY, dtype),
         scalar(lse_square_scale, IN_MEMORY, dtype),
-        scalar(logit_scale, IN_MEMORY, dtype),
+        nothing() if logit_scale is None else scalar(logit_scale, IN_MEMORY, dtype),
         nothing() if softcap is None else scalar(softcap, IN_MEMORY, dtype),
         tl.full((), LOWEST, dtype),
         SMOOTH_OVER,
@@ -145,9 +170,10 @@ def loss_kernel(
         class_offset,
         classes if class_offset is None else all_classes,
         ignore_index,
-        WITH_STATS or ROWS > 1,  # of several rows it would only spoil wide reads to leave one out
+        READ_UNUSED,
         ENTRIES,
         ROWS,
+        UNIT,
     )
     totals = class_sums_of(class_sums, rows, dtype)
     own_prob, own_weight, own_prior = vectors_of_target(rows, dtype)
@@ -158,40 +184,76 @@ def loss_kernel(
         y_prior = tl.zeros_like(own_prior) + uniform(rows, dtype)
     terms = row_terms(y_prior, totals, options)
     N = tl.cast(inner, tl.int64) * outer
-    span = tl.cdiv(tl.cdiv(classes, tl.num_programs(1)), BLOCK) * BLOCK  # of a part
-    begin = tl.program_id(1) * span
-    end = tl.minimum(begin + span, classes)
+    first = 0  # of the classes that the tiles are of; `count` is their number
+    count = classes
+    if WIDTH > 1:
+        if EDGES:
+            first = first_aligned(rows, WIDTH)
+        count = (classes - first) // WIDTH * WIDTH
+    size = tl.cdiv(tl.cdiv(count, tl.num_programs(1)), BLOCK) * BLOCK  # of a part
+    begin = tl.program_id(1) * size
+    end = tl.minimum(begin + size, count)
+    low, high = first + begin, first + end
+    if EDGES:
+        begins, ends = begin == 0, (end == count) & (begin < end)
+        low, high = tl.where(begins, 0, low), tl.where(ends, classes, high)
+        edges = edges_of(rows, first, first + count, begins, ends, LANES, WIDTH)
+        edges_x0 = given_at(rows, edges)
+        edges_x = transformed(rows, edges, edges_x0, options)
     if SPARSE and STAGE != "parts":
-        entries = entries_of(rows, begin, end, options, dtype, ENTRIES)
+        entries = entries_of(rows, low, high, options, dtype, ENTRIES)
 
+    here = own_span(rows, low, high)
+    # The gradient's is of a part, and other parts' logits may be lost already.
+    own_place = here if STAGE == "gradient" else Span(first_read(rows), rows.inside)
+    own_x0 = given_at(rows, own_place)
+    own_x = transformed(rows, own_place, own_x0, options)
     if STAGE == "gradient":
         shift = tl.load(row_stats + rows.index, mask=rows.inside, other=0.0)
         sum_exp = tl.load(row_stats + N + rows.index, mask=rows.inside, other=1.0)
         stats = RowStats(shift, sum_exp, tl.zeros_like(shift))
-        zero = tl.zeros_like(shift)  # a logit that is not masked
-        own = target_terms(own_prob, own_weight, own_prior, zero, terms, options)
         if DENSE or SPARSE or SMOOTH_OVER == UNMASKED or class_offset is not None:
             mass = tl.load(row_stats + 2 * N + rows.index, mask=rows.inside, other=0.0)
             beta = tl.load(row_stats + 3 * N + rows.index, mask=rows.inside, other=0.0)
             terms = RowTerms(beta, terms.kappa, mass)
+            own = target_terms(own_prob, own_weight, own_prior, own_x0, terms, options)
         else:  # fewer loads: of one class they are known
+            own = target_terms(own_prob, own_weight, own_prior, own_x0, terms, options)
             terms = RowTerms(terms.beta, terms.kappa, terms.mass + own.tau)
     else:
-        own_c = first_read(rows)
-        own_x0 = given_at(rows, own_c)
-        own_x = transformed(rows, own_c, own_x0, options)
         reference = reference_from(own_x)
-        empty = empty_sums(rows, dtype, DENSE, SMOOTH_OVER == UNMASKED, KL_DIV, WITH_STATS)
+        empty = empty_sums(rows, dtype, DENSE, SMOOTH_OVER == UNMASKED, KL_DIV, WITH_STATS, LANES)
         if STAGE == "whole":
-            c = tl.arange(0, BLOCK)[None, :]
-            x0 = given_at(rows, c)
-            x = transformed(rows, c, x0, options)
-            sums = sums_of_tile(empty, rows, x0, x, c, reference, terms, options)
+            tile = span_from(first, tl.arange(0, BLOCK)[None, :], count)
+            x0 = given_at(rows, tile, EDGES)
+            x = transformed(rows, tile, x0, options)
+            sums = sums_of_tile(empty, rows, x0, x, tile, reference, terms, options, LANES, WIDTH)
         elif STAGE == "combine":
-            sums = combined_parts(empty, parts, rows, N, PARTS)
+            sums = load_sums(empty, parts, rows, N, PARTS)
         else:
-            end_read = tl.where(tl.max(rows.read.to(tl.int32)) > 0, end, 0)
-            sums = sums_between(empty, rows, begin, end_read, reference, terms, options, BLOCK)
+            end_read = tl.where(any_of(rows.read), end, 0)
+            sums = sums_between(
+                empty,
+                rows,
+                first,
+                begin,
+                end_read,
+                count,
+                reference,
+                terms,
+                options,
+                LANES,
+                WIDTH,
+                EDGES,
+                BLOCK,
+                STAGES,
+            )
+        if EDGES and STAGE != "combine":
+            of_edges = sums_of_tile(
+                empty, rows, edges_x0, edges_x, edges, reference, terms, options, LANES, 1
+            )
+            sums = combine_sums(sums, of_edges)
+        sums = combined(sums, classes)
         if STAGE == "parts":
             store_sums(parts, rows, N, sums, PARTS)
         else:
@@ -205,13 +267,13 @@ def loss_kernel(
                     of_target = TargetSums(sums.target_dot, sums.target_mass, sums.prob, sums.nll)
                     entropy = sums.entropy
                 else:
-                    of_target = target_sums(entries.prob, entries.weight, entries.x - reference)
+                    of_target = target_sums_of_entries(entries, reference)
                     entropy = entropy_of_entries(entries, rows, terms, options, ENTRIES)
                 target_dot = weighted(terms.kappa, of_target.dot)
                 target_mass = weighted(terms.kappa, of_target.mass)
             else:
-                # By itself, as sums_of_tile leaves it out.
-                own_coef = own.tau if PARTIAL and SMOOTH_OVER == UNMASKED else own.coef
+                # Of others wholly, as sums_of_tile leaves it out there.
+                own_coef = own.coef if SMOOTH_OVER == OTHERS else own.tau
                 target_dot = weighted(own_coef, own_x - reference)
                 target_mass = own.tau
                 nll = soft_nll(own_prob, 0.0, own_x - reference)
@@ -253,21 +315,35 @@ def loss_kernel(
 
     if grad_logits is not None:
         grad = grad_terms(stats, terms, scale_of(scale, scale_stride, rows, dtype), options)
+        grad = of_used_rows(grad, rows)
         pointers = pointers_to(grad_logits, rows.outer, rows.position, grad_outer, grad_inner)
-        if SPARSE:
-            of_entries = gradient_of_entries(entries, rows, grad, terms, options, ENTRIES)
-            of_entries = of_entries.to(grad_logits.dtype.element_ty)
+        if not DENSE:
+            own_coef = own.coef
+            if SPARSE:
+                here, own_x = Span(entries.target, entries.counts), entries.x
+                own_coef = coef_of_entries(entries, rows, terms, options, ENTRIES)
+            of_own = gradient_of(own_x, grad.scale * own_coef, rows, grad, options, READ_UNUSED)
         tl.debug_barrier()  # in place: all have read the target's logits before they are lost
+        if EDGES:
+            write_gradient(
+                *(pointers, grad_stride, rows, edges_x0, edges_x, edges, grad, options, READ_UNUSED)
+            )
         if STAGE == "whole":
             # From begin, which is 0: these numbers are made anew, not kept in registers till here.
-            c = begin + tl.arange(0, BLOCK)[None, :]
-            write_gradient(pointers, grad_stride, rows, x0, x, c, grad, own, options)
+            tile = span_from(first, begin + tl.arange(0, BLOCK)[None, :], count)
+            write_gradient(
+                pointers, grad_stride, rows, x0, x, tile, grad, options, READ_UNUSED, EDGES
+            )
         else:
             for start in range(begin, end, BLOCK):
-                c = start + tl.arange(0, BLOCK)[None, :]
-                x0 = given_at(rows, c)
-                x = transformed(rows, c, x0, options)
-                write_gradient(pointers, grad_stride, rows, x0, x, c, grad, own, options)
-        if SPARSE:
+                tile = span_from(first, start + tl.arange(0, BLOCK)[None, :], count)
+                x0 = given_at(rows, tile, EDGES)
+                x = transformed(rows, tile, x0, options)
+                write_gradient(
+                    pointers, grad_stride, rows, x0, x, tile, grad, options, READ_UNUSED, EDGES
+                )
+        if not DENSE:
             tl.debug_barrier()  # it replaces what has been written there
-            tl.store(pointers + entries.target * grad_stride, of_entries, mask=entries.counts)
+            of_own = of_own.to(grad_logits.dtype.element_ty)
+            place = pointers + here.c.to(tl.int64) * grad_stride
+            tl.store(place, of_own, mask=rows.inside & here.inside)

@@ -4,6 +4,7 @@ For GPUs without the CUDA extension, AMD's included; on CPU tensors under TRITON
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from types import GenericAlias
 from typing import Any
@@ -19,7 +20,7 @@ from ..parts import field_count
 from .call import Call, strides_of
 from .gradient import scale_kernel
 from .kernels import loss_kernel
-from .plan import Tile, gpu_of, tile_of
+from .plan import STAGES, Tile, accesses_of, gpu_of, tile_of
 from .rank_rows import combine_kernel
 
 
@@ -76,10 +77,13 @@ def _launch(
         return
     row_stats = outputs["row_stats"]
     grid = (call.outer * triton.cdiv(call.inner, tile.rows), parts)
+    width, edges = accesses_of(call.logits, grad_logits, call.classes.count, tile)
+    unit = 1 if edges else width
+    threads = max(call.gpu.warp, tile.threads)
     wrap_triton(loss_kernel)[grid](
-        *call.arguments,
+        *call.arguments(unit),
         grad_logits,
-        *((0, 0, 0) if grad_logits is None else strides_of(grad_logits)),
+        *((0, 0, 0) if grad_logits is None else strides_of(grad_logits, unit)),
         None if scale is None else scale.contiguous(),
         0 if scale is None or scale.dim() == 0 else 1,
         outputs.get("loss"),
@@ -93,7 +97,13 @@ def _launch(
         ENTRIES=call.entries,
         ROWS=tile.rows,
         BLOCK=tile.block,
-        num_warps=tile.threads // call.gpu.warp,
+        LANES=1 if tile.rows > 1 and width == 1 else min(threads, tile.block // width),
+        WIDTH=width,
+        EDGES=edges,
+        # Of adjacent rows; of others their number, which changes with the batch, means nothing.
+        UNIT=1 if call.logits.stride(1) == 1 else math.gcd(call.inner, 16),
+        STAGES=1 if call.dense or call.vectors else STAGES,
+        num_warps=threads // call.gpu.warp,
     )
 
 

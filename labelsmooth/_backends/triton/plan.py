@@ -5,6 +5,11 @@ from typing import NamedTuple
 
 import torch
 import triton
+from torch import Tensor
+
+# Tiles of a row that are under way at a time, where logits are all that is read of its classes: one
+# is summed up while the next one comes, through shared memory. 1: none comes ahead.
+STAGES = 2
 
 
 class Gpu(NamedTuple):
@@ -26,13 +31,14 @@ class Plan(NamedTuple):
     parts: int  # into how many programs the classes of a row are divided
 
 
-def tile_of(rows: int, classes: int, most: int, dtype: torch.dtype, a_thread: int = 16) -> Tile:
-    """All classes, in at most `most` logits, `a_thread` of them a thread on 128 to 512 threads.
-    More rows where there are few classes. In float64 a fourth of all these numbers."""
+def tile_of(rows: int, classes: int, most: int, dtype: torch.dtype, a_thread: int = 32) -> Tile:
+    """All classes, in at most `most` logits, `a_thread` of them a thread: beside so many, what is
+    done once for a row is little. More rows where there are few classes. In float64 a fourth of
+    all these numbers."""
     scale = 4 if dtype == torch.float64 else 1
     block = min(max(32, triton.next_power_of_2(classes)), most // scale // rows)
     rows = max(rows, 1024 // scale // block)
-    return Tile(rows, block, min(512, max(128, rows * block * scale // a_thread)))
+    return Tile(rows, block, min(1024 // min(scale, 2), rows * block * scale // a_thread))
 
 
 def plan_of(
@@ -52,14 +58,35 @@ def plan_of(
     which then are adjacent, are read together.
     """
     rows = 1 if class_stride == 1 else min(32, triton.next_power_of_2(max(1, inner)))
-    tile = tile_of(rows, classes, most, dtype)
+    # Where registers have room for less than that, also for less of it in a thread.
+    tile = tile_of(rows, classes, most, dtype, a_thread=32 if most >= 32768 else 16)
     if tile.block >= classes:
         return Plan(tile, True, 1)
-    tile = tile_of(rows, classes, 8192, dtype, a_thread=32)
+    tile = tile_of(rows, classes, 8192, dtype)
     programs, parts = outer * triton.cdiv(inner, rows), 1
     while programs * parts < gpu.processors and parts * tile.block < classes:
         parts *= 2
     return Plan(tile, False, parts)
+
+
+def accesses_of(
+    logits: Tensor, grad_logits: Tensor | None, classes: int, tile: Tile
+) -> tuple[int, bool]:
+    """How many classes lie in 16 bytes that are read and written at once; and whether a row may
+    begin or end amid them."""
+    width = 16 // logits.itemsize
+    tensors = [logits] if grad_logits is None else [logits, grad_logits]
+    if any(tensor.stride(1) != 1 for tensor in tensors) or tile.block < width:
+        return 1, False
+    places = [tuple(stride % width for stride in tensor.stride()) for tensor in tensors]
+    if classes % width == 0 and all(sum(place) == 1 for place in places):
+        return width, False
+    wide = tile.rows == 1 and tile.block >= 2 * width * width  # enough lanes for the edges
+    if wide and places[0] == places[-1] and all(type(tensor) is Tensor for tensor in tensors):
+        # What is traced has no address yet.
+        addresses = {tensor.data_ptr() % 16 for tensor in tensors}
+        return (width, True) if len(addresses) == 1 else (1, False)
+    return 1, False
 
 
 @lru_cache

@@ -1,8 +1,8 @@
 """The rows of a program: where they lie, their target, and tiles of what is known of their classes.
 
-What is known of rows stands in columns (ROWS, 1), what is known of classes in lines (1, BLOCK),
-tiles are (ROWS, BLOCK). Matrices are (outer, C, inner), as in csrc/kernels.h, and row = outer index
-* inner + position. Offsets have 64 bits.
+What is known of rows stands in columns (ROWS, 1), of a single row in scalars; what is known of
+classes in lines (1, BLOCK); tiles are (ROWS, BLOCK). Matrices are (outer, C, inner), as in
+csrc/kernels.h, and row = outer index * inner + position. Offsets have 64 bits.
 """
 
 from typing import NamedTuple
@@ -43,6 +43,13 @@ class Rows(NamedTuple):
     class_coef: tl.tensor
 
 
+class Span(NamedTuple):
+    """Some classes of the rows: those of a tile, or the target's."""
+
+    c: tl.tensor
+    inside: tl.tensor  # it is one
+
+
 # ---- arguments -----------------------------------------------------------------------------------
 
 
@@ -58,6 +65,39 @@ def scalar(value, IN_MEMORY: tl.constexpr, dtype: tl.constexpr):
         return tl.load(value)
     else:  # noqa: RET505
         return tl.full((), value, dtype)
+
+
+@triton.jit
+def row_max(tile):
+    if tile.shape[0] == 1:
+        return tl.max(tile)
+    else:  # noqa: RET505
+        return tl.max(tile, 1, keep_dims=True)
+
+
+@triton.jit
+def any_of(rows):
+    """A scalar, of a condition on rows."""
+    if rows.type.is_block():
+        return tl.max(rows.to(tl.int32)) > 0
+    else:  # noqa: RET505
+        return rows
+
+
+@triton.jit
+def row_min(tile):
+    if tile.shape[0] == 1:
+        return tl.min(tile)
+    else:  # noqa: RET505
+        return tl.min(tile, 1, keep_dims=True)
+
+
+@triton.jit
+def row_sum(tile):
+    if tile.shape[0] == 1:
+        return tl.sum(tile)
+    else:  # noqa: RET505
+        return tl.sum(tile, 1, keep_dims=True)
 
 
 @triton.jit
@@ -89,12 +129,15 @@ def rows_of_program(
     READ_UNUSED: tl.constexpr,
     ENTRIES: tl.constexpr,
     ROWS: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     blocks = tl.cdiv(inner, ROWS)
     outer = (tl.program_id(0) // blocks).to(tl.int64)
-    position = (tl.program_id(0) % blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    position = (tl.program_id(0) % blocks).to(tl.int64) * ROWS
+    if ROWS > 1:
+        position += tl.arange(0, ROWS)[:, None]
     index = outer * inner + position
-    inside = position < inner
+    inside = position < inner // UNIT * UNIT  # so that it is known to be a multiple
     y = tl.zeros_like(index)
     entries = nothing()
     probs = nothing()
@@ -109,9 +152,9 @@ def rows_of_program(
         here = inside & (k < entry_count)
         c = tl.load(entries + k.to(tl.int64) * target_stride, mask=here, other=0).to(tl.int64)
         counts = here & (c != ignore_index)
-        ignored = tl.max(counts.to(tl.int32), 1, keep_dims=True) == 0
+        ignored = row_max(counts.to(tl.int32)) == 0
         wrong = counts & ((c < 0) | (c >= all_classes))
-        bad = tl.max(wrong.to(tl.int32), 1, keep_dims=True) > 0
+        bad = row_max(wrong.to(tl.int32)) > 0
     else:
         y = tl.load(target + index, mask=inside, other=0).to(tl.int64)
         ignored = y == ignore_index
@@ -173,45 +216,75 @@ def uniform(rows, dtype: tl.constexpr):
 
 
 @triton.jit
-def given_at(rows, c):
-    """The logits as they were given; 0 beyond the last class."""
-    pointers = rows.logits + c.to(tl.int64) * rows.logits_stride
-    return accumulated(tl.load(pointers, mask=rows.read & (c < rows.classes), other=0.0))
+def span_from(first, k, count):
+    return Span(first + k, k < count)
 
 
 @triton.jit
-def transformed(rows, c, x0, options):
-    return tl.where(c < rows.classes, transform_logit(x0, options), float("-inf"))
+def own_span(rows, begin, end):
+    """The target's class, if it is one of those."""
+    return Span(rows.target, (rows.target >= begin) & (rows.target < end))
 
 
 @triton.jit
-def target_probs_at(rows, c, dtype: tl.constexpr):
-    pointers = rows.probs + c.to(tl.int64) * rows.target_stride
-    return tl.load(pointers, mask=rows.inside & (c < rows.classes), other=0.0).to(dtype)
+def first_aligned(rows, WIDTH: tl.constexpr):
+    """The first class whose logit lies on 16 bytes."""
+    size: tl.constexpr = 16 // WIDTH
+    return (-(rows.logits.to(tl.int64) // size) & (WIDTH - 1)).to(tl.int32)
 
 
 @triton.jit
-def of_classes(vector, constant, rows, c):
-    """Of classes that may lie beyond the last one; the constant where there is no vector."""
+def edges_of(rows, first, end, begins, ends, LANES: tl.constexpr, WIDTH: tl.constexpr):
+    """The classes before the first aligned one, if `begins`, and from end on, if `ends`: fewer
+    than WIDTH each. One in a lane."""
+    k = tl.arange(0, LANES)[None, :]
+    c = tl.where(k < WIDTH, k, end + k - WIDTH)
+    return Span(c, tl.where(k < WIDTH, begins & (c < first), ends & (c < rows.classes)))
+
+
+@triton.jit
+def given_at(rows, span, ALIGNED: tl.constexpr = False):
+    """The logits as they were given; 0 beyond the span. ALIGNED: a tile that begins on 16 bytes,
+    which its strides alone do not say."""
+    pointers = rows.logits + span.c.to(tl.int64) * rows.logits_stride
+    if ALIGNED:
+        pointers = tl.multiple_of(pointers, [16, 16])
+    return accumulated(tl.load(pointers, mask=rows.read & span.inside, other=0.0))
+
+
+@triton.jit
+def transformed(rows, span, x0, options):
+    return tl.where(span.inside, transform_logit(x0, options), float("-inf"))
+
+
+@triton.jit
+def target_probs_at(rows, span, dtype: tl.constexpr):
+    pointers = rows.probs + span.c.to(tl.int64) * rows.target_stride
+    return tl.load(pointers, mask=rows.inside & span.inside, other=0.0).to(dtype)
+
+
+@triton.jit
+def of_classes(vector, constant, span):
+    """The constant where there is no vector."""
     if vector.dtype.is_ptr():
-        return tl.load(vector + c, mask=c < rows.classes, other=0.0)
+        return tl.load(vector + span.c, mask=span.inside, other=0.0)
     else:  # noqa: RET505
-        return tl.where(c < rows.classes, constant, 0.0)
+        return tl.where(span.inside, constant, 0.0)
 
 
 @triton.jit
-def class_coef_at(rows, c, dtype: tl.constexpr):
+def class_coef_at(rows, span, dtype: tl.constexpr):
     """v_c, beyond the last class too: where there are no vectors it is one number."""
     if rows.class_coef.dtype.is_ptr():
-        return of_classes(rows.class_coef, 0.0, rows, c)
+        return of_classes(rows.class_coef, 0.0, span)
     else:  # noqa: RET505
         return uniform(rows, dtype)
 
 
 @triton.jit
-def spread_coef_at(rows, c, x0, options):
+def spread_coef_at(rows, span, x0, options):
     """v_c, 0 where it is masked."""
-    return unless_masked(class_coef_at(rows, c, x0.dtype), x0, options)
+    return unless_masked(class_coef_at(rows, span, x0.dtype), x0, options)
 
 
 @triton.jit

@@ -8,11 +8,14 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .exponent import exp_less_rest, exponent_of
 from .row_math import (
+    OTHERS,
     UNMASKED,
     RowStats,
     coef_log_of_class,
     combine,
+    exp,
     finite_or_zero,
     soft_nll,
     target_terms,
@@ -23,11 +26,17 @@ from .rows import (
     given_at,
     nothing,
     of_classes,
+    row_max,
+    row_min,
+    row_sum,
+    span_from,
     spread_coef_at,
     target_probs_at,
     transformed,
     uniform,
 )
+
+SMALL = tl.constexpr(2.0**-24)
 
 
 class Sums(NamedTuple):
@@ -58,6 +67,52 @@ class TargetSums(NamedTuple):
     nll: tl.tensor  # sum_c t_c (reference - x_c)
 
 
+# ---- lanes ---------------------------------------------------------------------------------------
+# Vectors of WIDTH neighbouring classes are dealt to LANES lanes in turn. As a thread has of a tile
+# what lies in one lane, sums by lanes pass through the tiles without a word between threads.
+
+
+@triton.jit
+def in_lanes(x, LANES: tl.constexpr, WIDTH: tl.constexpr):
+    """(ROWS, BLOCK) as (ROWS, vectors, LANES, WIDTH)."""
+    return tl.reshape(x, (x.shape[0], x.shape[1] // (LANES * WIDTH), LANES, WIDTH))
+
+
+@triton.jit
+def lane_sum(x, LANES: tl.constexpr, WIDTH: tl.constexpr):
+    if LANES == 1:
+        return tl.sum(x, 1, keep_dims=True)
+    else:  # noqa: RET505
+        return tl.sum(tl.sum(in_lanes(x, LANES, WIDTH), 3), 1)
+
+
+@triton.jit
+def lane_max(x, LANES: tl.constexpr, WIDTH: tl.constexpr):
+    if LANES == 1:
+        return tl.max(x, 1, keep_dims=True)
+    else:  # noqa: RET505
+        return tl.max(tl.max(in_lanes(x, LANES, WIDTH), 3), 1)
+
+
+@triton.jit
+def lane_min(x, LANES: tl.constexpr, WIDTH: tl.constexpr):
+    if LANES == 1:
+        return tl.min(x, 1, keep_dims=True)
+    else:  # noqa: RET505
+        return tl.min(tl.min(in_lanes(x, LANES, WIDTH), 3), 1)
+
+
+@triton.jit
+def along_lanes(value, x, LANES: tl.constexpr, WIDTH: tl.constexpr):
+    """(ROWS, LANES), beside each element of a tile x of these."""
+    if LANES == 1:
+        return value
+    else:  # noqa: RET505
+        vectors: tl.constexpr = x.shape[1] // (LANES * WIDTH)
+        value = tl.broadcast_to(value[:, None, :, None], (x.shape[0], vectors, LANES, WIDTH))
+        return tl.reshape(value, x.shape)
+
+
 # ---- statistics ----------------------------------------------------------------------------------
 
 
@@ -69,9 +124,10 @@ def empty_sums(
     OVER_UNMASKED: tl.constexpr,
     KL_DIV: tl.constexpr,
     WITH_STATS: tl.constexpr,
+    LANES: tl.constexpr,
 ):
-    """And which of them the call wants."""
-    zero = tl.zeros_like(rows.index).to(dtype)
+    """By lanes; and which of them the call wants."""
+    zero = tl.zeros_like(rows.index).to(dtype) + tl.zeros((1, LANES), dtype)
     return Sums(
         zero - float("inf"),
         zero,
@@ -84,7 +140,7 @@ def empty_sums(
         zero if DENSE and KL_DIV else nothing(),
         zero if DENSE and WITH_STATS else nothing(),
         zero if DENSE and WITH_STATS else nothing(),
-        tl.zeros_like(rows.index) if WITH_STATS else nothing(),
+        tl.zeros_like(zero).to(tl.int64) if WITH_STATS else nothing(),
     )
 
 
@@ -105,7 +161,8 @@ def combine_sums(a, b):
     if a.best.dtype != tl.int1:  # a NaN is in the sum, but not in the maximum
         a_largest = tl.where(a.sum_exp == a.sum_exp, a.shift, float("inf"))
         b_largest = tl.where(b.sum_exp == b.sum_exp, b.shift, float("inf"))
-        best = tl.where(b_largest > a_largest, b.best, a.best)
+        first = tl.where(a_largest == b_largest, tl.minimum(a.best, b.best), a.best)
+        best = tl.where(b_largest > a_largest, b.best, first)
     return Sums(
         stats.shift,
         stats.sum_exp,
@@ -122,14 +179,59 @@ def combine_sums(a, b):
     )
 
 
+# The terms of a sum must be rounded before threads exchange them, or one adds its own product, not
+# rounded, and the other one's: they would differ. A product in weighted() is, and one by a power of
+# two is exact.
+
+
 @triton.jit
-def target_sums(probs, weight, difference):
+def total(value):
+    if value.dtype == tl.int1:
+        return value
+    else:  # noqa: RET505
+        return row_sum(value)
+
+
+@triton.jit
+def combined(sums, classes):
+    """combine_sums of all lanes at once."""
+    if sums.shift.shape[0] > 1 and sums.shift.shape[1] == 1:
+        return sums
+    else:  # noqa: RET505
+        return combined_lanes(sums, classes)
+
+
+@triton.jit
+def combined_lanes(sums, classes):
+    shift = row_max(sums.shift)
+    best = sums.best
+    if best.dtype != tl.int1:
+        largest = tl.where(sums.sum_exp == sums.sum_exp, sums.shift, float("inf"))
+        best = row_min(tl.where(largest == row_max(largest), best, classes))
+    return Sums(
+        shift,
+        total(weighted(sums.sum_exp, exp(sums.shift - finite_or_zero(shift)))),
+        total(sums.spread_dot),
+        total(sums.coef),
+        total(sums.coef_log),
+        total(sums.prior),
+        total(sums.target_dot),
+        total(sums.target_mass),
+        total(sums.entropy),
+        total(sums.prob),
+        total(sums.nll),
+        best,
+    )
+
+
+@triton.jit
+def target_sums(probs, weight, difference, LANES: tl.constexpr, WIDTH: tl.constexpr):
     weighted_probs = weighted(probs, weight)
     return TargetSums(
-        tl.sum(weighted(weighted_probs, difference), 1, keep_dims=True),
-        tl.sum(weighted_probs, 1, keep_dims=True),
-        tl.sum(probs, 1, keep_dims=True),
-        tl.sum(soft_nll(probs, 0.0, difference), 1, keep_dims=True),
+        lane_sum(weighted(weighted_probs, difference), LANES, WIDTH),
+        lane_sum(weighted_probs, LANES, WIDTH),
+        lane_sum(probs, LANES, WIDTH),
+        lane_sum(soft_nll(probs, 0.0, difference), LANES, WIDTH),
     )
 
 
@@ -143,50 +245,56 @@ def if_wanted(empty, value):
 
 
 @triton.jit
-def sum_if_wanted(empty, value):
-    return if_wanted(empty, tl.sum(value, 1, keep_dims=True))
+def sum_if_wanted(empty, value, LANES: tl.constexpr, WIDTH: tl.constexpr):
+    return if_wanted(empty, lane_sum(value, LANES, WIDTH))
 
 
 @triton.jit
-def sums_of_tile(empty, rows, x0, x, c, reference, terms, options):
-    """The terms are those of calls where they are the same for all rows."""
-    inside = c < rows.classes
-    shift = tl.max(x, 1, keep_dims=True)
+def sums_of_tile(
+    empty, rows, x0, x, span, reference, terms, options, LANES: tl.constexpr, WIDTH: tl.constexpr
+):
+    """By lanes. The terms are those of calls where they are the same for all rows."""
+    shift = lane_max(x, LANES, WIDTH)
     best = empty.best
     if best.dtype != tl.int1:
         largest = tl.where(x == x, x, float("inf"))
-        best = tl.min(tl.where(largest == tl.max(largest, 1, keep_dims=True), c, rows.classes), 1)
-        best = best.to(tl.int64)[:, None]
-    difference = tl.where(inside, x - reference, 0.0)
-    if not rows.probs.dtype.is_ptr():
-        by_itself = c == rows.target
-        if rows.class_offset.dtype != tl.int1:  # of a rank's masked classes beta is not known yet
-            by_itself &= options.smooth_over != UNMASKED
-        difference = tl.where(by_itself, 0.0, difference)
-    coef = spread_coef_at(rows, c, x0, options)
-    spread_dot = tl.sum(weighted(coef, difference), 1, keep_dims=True)  # frees registers
+        is_largest = largest == along_lanes(lane_max(largest, LANES, WIDTH), x, LANES, WIDTH)
+        best = tl.where(is_largest, span.c, rows.classes)
+        best = lane_min(best, LANES, WIDTH).to(tl.int64)
+    difference = tl.where(span.inside, x - reference, 0.0)
+    if options.smooth_over == OTHERS:  # of which the target is none, and may be infinite
+        difference = tl.where(span.c == rows.target, 0.0, difference)
+    coef = spread_coef_at(rows, span, x0, options)
+    spread_dot = lane_sum(weighted(coef, difference), LANES, WIDTH)  # frees registers
+    if not rows.class_coef.dtype.is_ptr() and options.smooth_over != UNMASKED:
+        # It is one number, never 0. By the power of two the largest numbers do not overflow.
+        coef_of_all = uniform(rows, x.dtype) / SMALL
+        spread_dot = weighted(coef_of_all, lane_sum(difference * SMALL, LANES, WIDTH))
     entropy = empty.entropy
     target = TargetSums(empty.target_dot, empty.target_mass, empty.prob, empty.nll)
     if empty.target_dot.dtype != tl.int1:
-        probs = target_probs_at(rows, c, x.dtype)
-        weight = of_classes(rows.weight, 1.0, rows, c)
-        target = target_sums(probs, weight, difference)
+        probs = target_probs_at(rows, span, x.dtype)
+        weight = of_classes(rows.weight, 1.0, span)
+        target = target_sums(probs, weight, difference, LANES, WIDTH)
         if entropy.dtype != tl.int1:
-            prior = of_classes(rows.prior, uniform(rows, x.dtype), rows, c)
+            prior = of_classes(rows.prior, uniform(rows, x.dtype), span)
             of_class = target_terms(probs, weight, prior, x0, terms, options)
             of_class = weighted(of_class.coef, tl.log(of_class.prob))
-            entropy = tl.sum(of_class, 1, keep_dims=True)
-    coef = tl.where(inside, coef, 0.0)
-    prior = of_classes(rows.prior, uniform(rows, x.dtype), rows, c)
+            entropy = lane_sum(of_class, LANES, WIDTH)
+    coef = tl.where(span.inside, coef, 0.0)
+    prior = of_classes(rows.prior, uniform(rows, x.dtype), span)
     # Last, for the exponentials may take the logits' registers.
-    sum_exp = tl.sum(tl.exp(x - finite_or_zero(shift)), 1, keep_dims=True)
+    exponent = exponent_of(finite_or_zero(shift))
+    slope = along_lanes(exponent.slope, x, LANES, WIDTH)
+    offset = along_lanes(exponent.offset, x, LANES, WIDTH)
+    exp_x = exp_less_rest(x, slope, offset)
     return Sums(
         shift,
-        sum_exp,
+        lane_sum(exp_x, LANES, WIDTH) * exponent.rest,
         spread_dot,
-        sum_if_wanted(empty.coef, coef),
-        sum_if_wanted(empty.coef_log, coef_log_of_class(coef, prior)),
-        sum_if_wanted(empty.prior, unless_masked(prior, x0, options)),
+        sum_if_wanted(empty.coef, coef, LANES, WIDTH),
+        sum_if_wanted(empty.coef_log, coef_log_of_class(coef, prior), LANES, WIDTH),
+        sum_if_wanted(empty.prior, unless_masked(prior, x0, options), LANES, WIDTH),
         target.dot,
         target.mass,
         entropy,
@@ -197,13 +305,29 @@ def sums_of_tile(empty, rows, x0, x, c, reference, terms, options):
 
 
 @triton.jit
-def sums_between(empty, rows, begin, end, reference, terms, options, BLOCK: tl.constexpr):
+def sums_between(
+    empty,
+    rows,
+    first,
+    begin,
+    end,
+    count,
+    reference,
+    terms,
+    options,
+    LANES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     sums = empty
-    for start in range(begin, end, BLOCK):
-        c = start + tl.arange(0, BLOCK)[None, :]
-        x0 = given_at(rows, c)
-        x = transformed(rows, c, x0, options)
-        sums = combine_sums(sums, sums_of_tile(empty, rows, x0, x, c, reference, terms, options))
+    for start in tl.range(begin, end, BLOCK, num_stages=STAGES):
+        span = span_from(first, start + tl.arange(0, BLOCK)[None, :], count)
+        x0 = given_at(rows, span, ALIGNED)
+        x = transformed(rows, span, x0, options)
+        of_tile = sums_of_tile(empty, rows, x0, x, span, reference, terms, options, LANES, WIDTH)
+        sums = combine_sums(sums, of_tile)
     return sums
 
 
@@ -219,40 +343,28 @@ def store_sums(parts, rows, N, sums, PARTS: tl.constexpr):
 
 
 @triton.jit
-def sum_of_parts(empty, parts, rows, N, field: tl.constexpr, PARTS: tl.constexpr):
-    if empty[field].dtype == tl.int1:
-        return empty[field]
-    else:  # noqa: RET505
-        record = parts + (field * N + rows.index) * PARTS + tl.arange(0, PARTS)[None, :]
-        value = tl.load(record, mask=rows.inside, other=0.0).to(empty[field].dtype)
-        return tl.sum(value, 1, keep_dims=True)
+def load_sums(empty, parts, rows, N, PARTS: tl.constexpr):
+    """Of all parts, each in a lane; what is not wanted stays."""
+    record = parts + rows.index * PARTS + tl.arange(0, PARTS)[None, :]
+    return Sums(
+        load_sum(empty.shift, record, rows, 0, N * PARTS),
+        load_sum(empty.sum_exp, record, rows, 1, N * PARTS),
+        load_sum(empty.spread_dot, record, rows, 2, N * PARTS),
+        load_sum(empty.coef, record, rows, 3, N * PARTS),
+        load_sum(empty.coef_log, record, rows, 4, N * PARTS),
+        load_sum(empty.prior, record, rows, 5, N * PARTS),
+        load_sum(empty.target_dot, record, rows, 6, N * PARTS),
+        load_sum(empty.target_mass, record, rows, 7, N * PARTS),
+        load_sum(empty.entropy, record, rows, 8, N * PARTS),
+        load_sum(empty.prob, record, rows, 9, N * PARTS),
+        load_sum(empty.nll, record, rows, 10, N * PARTS),
+        load_sum(empty.best, record, rows, 11, N * PARTS),
+    )
 
 
 @triton.jit
-def combined_parts(empty, parts, rows, N, PARTS: tl.constexpr):
-    """combine_sums of all parts at once, in sums that come out the same in every thread."""
-    record = parts + rows.index * PARTS + tl.arange(0, PARTS)[None, :]
-    field = N * PARTS
-    shifts = tl.load(record, mask=rows.inside, other=0.0).to(empty.shift.dtype)
-    sum_exps = tl.load(record + field, mask=rows.inside, other=0.0).to(empty.shift.dtype)
-    shift = tl.max(shifts, 1, keep_dims=True)
-    best = empty.best
-    if best.dtype != tl.int1:
-        bests = tl.load(record + 11 * field, mask=rows.inside, other=0.0).to(tl.int64)
-        largest = tl.where(sum_exps == sum_exps, shifts, float("inf"))
-        is_largest = largest == tl.max(largest, 1, keep_dims=True)
-        best = tl.min(tl.where(is_largest, bests, rows.classes), 1)[:, None]
-    return Sums(
-        shift,
-        tl.sum(sum_exps * tl.exp(shifts - finite_or_zero(shift)), 1, keep_dims=True),
-        sum_of_parts(empty, parts, rows, N, 2, PARTS),
-        sum_of_parts(empty, parts, rows, N, 3, PARTS),
-        sum_of_parts(empty, parts, rows, N, 4, PARTS),
-        sum_of_parts(empty, parts, rows, N, 5, PARTS),
-        sum_of_parts(empty, parts, rows, N, 6, PARTS),
-        sum_of_parts(empty, parts, rows, N, 7, PARTS),
-        sum_of_parts(empty, parts, rows, N, 8, PARTS),
-        sum_of_parts(empty, parts, rows, N, 9, PARTS),
-        sum_of_parts(empty, parts, rows, N, 10, PARTS),
-        best,
-    )
+def load_sum(empty, record, rows, field, stride):
+    if empty.dtype == tl.int1:
+        return empty
+    else:  # noqa: RET505
+        return tl.load(record + field * stride, mask=rows.inside, other=0.0).to(empty.dtype)

@@ -72,9 +72,9 @@ def test_bfloat16_is_rounded() -> None:
 
 
 @triton.jit
-def logits_one_too_far(rows, c):
-    pointers = rows.logits + c.to(tl.int64) * rows.logits_stride
-    return accumulated(tl.load(pointers, mask=rows.read & (c < rows.classes + 1), other=0.0))
+def logits_one_too_far(rows, span, ALIGNED: tl.constexpr = False):
+    pointers = rows.logits + span.c.to(tl.int64) * rows.logits_stride
+    return accumulated(tl.load(pointers, mask=rows.read & (span.c < rows.classes + 1), other=0.0))
 
 
 @pytest.mark.parametrize(("layout", "count"), [("rows", 1), ("padded", 2)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -190,6 +191,53 @@ def test_warps_read_and_write_whole_sectors(shape: tuple[int, ...], dtype: torch
     assert report.write_efficiency > 0.9
 
 
+WIDE = re.compile(r"(ld|st)\.global\.v4\.b32|cp\.async\.cg\.shared\.global")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [1001, 33001, 50257])
+def test_rows_that_begin_anywhere_are_read_and_written_wide(
+    classes: int, dtype: torch.dtype
+) -> None:
+    """16 bytes at a time, but for the few logits before the first such place and after the last."""
+    logits = torch.randn(2, classes).to(dtype)
+    with simulated_triton(90) as gpu:
+        one_step(logits)
+    (report,) = gpu.reports
+    for write in (False, True):
+        wide = sum(a.bytes for a in report.accesses if a.write == write and WIDE.match(a.op))
+        passes = 2 if classes > 32768 and not write else 1
+        whole = passes * logits.numel() * logits.element_size()
+        assert whole - 64 * passes <= wide <= whole
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [1000, 32768, 50257, 131072])
+def test_instructions_for_a_logit(classes: int, dtype: torch.dtype, arch: int) -> None:
+    """Of a warp, times 32: as many as a GPU issues while memory moves the bytes, or fewer."""
+    logits = torch.randn(2, classes).to(dtype)
+    with simulated_triton(arch) as gpu:
+        one_step(logits)
+    (report,) = gpu.reports
+    assert 32 * report.instructions / logits.numel() <= 26
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [32768, 50257])
+def test_long_rows_are_read_ahead(classes: int, dtype: torch.dtype, arch: int) -> None:
+    """All that is summed up tile by tile, the one read of two; its first and last logits may lie
+    amid 16 bytes."""
+    logits = torch.randn(2, classes).to(dtype)
+    with simulated_triton(arch) as gpu:
+        one_step(logits)
+    (report,) = gpu.reports
+    ahead = sum(a.bytes for a in report.accesses if "cp.async" in a.op)
+    whole = logits.numel() * logits.element_size() if classes > 32768 else 0
+    assert max(0, whole - 64) <= ahead <= whole
+
+
 def test_every_position_of_an_image_of_odd_size() -> None:
     """Rows that lie side by side are read side by side, whatever their number."""
     with simulated_triton(90) as gpu:
@@ -286,4 +334,15 @@ def test_numbers_do_not_recompile() -> None:
                 ignore_index=ignored,
                 lse_square_scale=smoothing,
             )
+        assert len(cache) == kernels
+
+
+@pytest.mark.parametrize("shape", [(40,), (1001,), (21, 5)])
+def test_batch_sizes_do_not_recompile(shape: tuple[int, ...]) -> None:
+    with simulated_triton(90, counts=False):
+        one_step(torch.randn(7, *shape))
+        cache = loss_kernel.device_caches[triton.runtime.driver.active.get_current_device()][0]
+        kernels = len(cache)
+        for rows in (1, 2, 16, 31, 32):
+            one_step(torch.randn(rows, *shape))
         assert len(cache) == kernels
