@@ -150,7 +150,6 @@ def _loss(
     logits = given.logits
     options = _in_its_classes(given, options)
     check_call(given, normalizer, options)
-    shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
     if scale is not None:
         check_logit_scale(scale, logits)
         if options.process_group is not None:
@@ -167,6 +166,9 @@ def _loss(
     outputs = apply(inputs, options)
     if options.inplace and not torch.compiler.is_compiling():
         look_at_node(logits)
+    if options.reduction != "none" and not options.return_stats:
+        return outputs.loss
+    shape = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
     result = outputs.loss.view(shape) if options.reduction == "none" else outputs.loss
     if not options.return_stats:
         return result

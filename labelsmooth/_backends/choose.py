@@ -1,5 +1,6 @@
 """Which backend computes a call: the one lookup, and what it says when it cannot."""
 
+import functools
 import importlib.util
 import re
 from typing import Any
@@ -14,11 +15,12 @@ CUDA_ARCHITECTURES: str = getattr(_C, "cuda_architectures", "")  # "": not built
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+@functools.cache
 def choose_backend(name: Backend, device: torch.device) -> Any:
     """The module whose forward and backward compute a call on this device.
 
-    "auto" is the kernels of the device; on a GPU those of CUDA where they were built for it, else
-    Triton's where triton is installed; else, and on other devices, "eager".
+    "auto" is the kernels of the device; on a GPU those of CUDA where they were built for it and its
+    driver, else Triton's where triton is installed; else, and on other devices, "eager".
 
     Raises RuntimeError where a backend is not built, or is not for this device.
     """
@@ -31,18 +33,8 @@ def choose_backend(name: Backend, device: torch.device) -> Any:
             raise RuntimeError(f"backend='cpu': expected logits on the CPU, got {device}")
         return native
     if name == "cuda":
-        if not CUDA_ARCHITECTURES:
-            raise RuntimeError(
-                "backend='cuda' is not built: install labelsmooth where nvcc is found, or take "
-                "'triton', or 'eager', which runs on every device"
-            )
-        if device.type != "cuda":
-            raise RuntimeError(f"backend='cuda': expected logits on a CUDA device, got {device}")
-        if not _cuda_is_built_for(device):
-            raise RuntimeError(
-                f"backend='cuda' is built for {CUDA_ARCHITECTURES}, got a GPU of "
-                f"{torch.cuda.get_device_capability(device)}: take 'triton', or build from source"
-            )
+        if reason := _why_not_cuda(device):
+            raise RuntimeError(f"backend='cuda' {reason}")
         return native
     if not HAS_TRITON:
         raise RuntimeError(
@@ -63,27 +55,56 @@ def _best_for(device: torch.device) -> Backend:
         return "cpu"
     if device.type != "cuda":
         return "eager"
-    if _cuda_is_built_for(device):
+    if not _why_not_cuda(device):
         return "cuda"
     return "triton" if HAS_TRITON else "eager"
 
 
-def _cuda_is_built_for(device: torch.device) -> bool:
-    if not CUDA_ARCHITECTURES or torch.version.hip is not None:
-        return False
-    return not torch.cuda.is_available() or covers(
-        CUDA_ARCHITECTURES, torch.cuda.get_device_capability(device)
-    )
+def _why_not_cuda(device: torch.device) -> str | None:
+    """What keeps the CUDA kernels from running there, in words that follow their name; where there
+    is no GPU, nothing that is known of one."""
+    if not CUDA_ARCHITECTURES:
+        return (
+            "is not built: install labelsmooth where nvcc is found, or take 'triton', or 'eager', "
+            "which runs on every device"
+        )
+    if device.type != "cuda":
+        return f"runs on CUDA devices, got logits on {device}"
+    if torch.version.hip is not None:
+        return f"is built for {CUDA_ARCHITECTURES}, got a GPU of HIP: take 'triton'"
+    if not torch.cuda.is_available():
+        return None
+    built_with, served = _C.cuda_runtime_version, _C.cuda_driver_version()
+    # A driver serves every release of its major version, but for PTX of later ones.
+    if served // 1000 < built_with // 1000:
+        return (
+            f"is built with CUDA {_version(built_with)}, got a driver for CUDA {_version(served)}: "
+            "take 'triton', or update the driver"
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if not covers(CUDA_ARCHITECTURES, capability, compiles_ptx=served >= built_with):
+        return (
+            f"is built for {CUDA_ARCHITECTURES} with CUDA {_version(built_with)}, got a GPU of "
+            f"{capability} and a driver for CUDA {_version(served)}: take 'triton', or build from "
+            "source"
+        )
+    return None
 
 
-def covers(architectures: str, capability: tuple[int, int]) -> bool:
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def covers(architectures: str, capability: tuple[int, int], *, compiles_ptx: bool = True) -> bool:
     """Whether code for "8.0 9.0a 10.0+PTX" runs on a GPU: machine code on those of its major
-    version that are no older, PTX on all that are no older, either with a letter on that GPU
-    alone."""
+    version that are no older, PTX on all that are no older, where the driver compiles it; either
+    with a letter on that GPU alone."""
     for major, minor, letter, ptx in re.findall(r"(\d+)\.(\d+)([a-z]?)(\+PTX)?", architectures):
         built = (int(major), int(minor))
         if built == capability or (
-            not letter and built < capability and (ptx or built[0] == capability[0])
+            not letter
+            and built < capability
+            and ((ptx and compiles_ptx) or built[0] == capability[0])
         ):
             return True
     return False
@@ -107,7 +128,9 @@ def describe_backends() -> dict[str, str]:
     """What `python -m labelsmooth` says of each."""
     gpu = torch.cuda.is_available()
     threads = f"{_C.cpu_instruction_set}, {torch.get_num_threads()} threads"
-    cuda = f"built for {CUDA_ARCHITECTURES}" if CUDA_ARCHITECTURES else "not built: no nvcc found"
+    cuda = f"built for {CUDA_ARCHITECTURES} with CUDA {_version(_C.cuda_runtime_version)}"
+    if reason := _why_not_cuda(torch.device("cuda")):
+        cuda = reason
     triton = "not installed"
     if HAS_TRITON:
         import triton as installed

@@ -237,7 +237,9 @@ class together:  # noqa: N801, reads as a word of the language
     def __init__(self, group: Any, logits: Any) -> None:
         self._group: Any = None
         self._logits = logits
-        if torch.compiler.is_compiling() or not isinstance(group, ProcessGroup | str):
+        if group is None or torch.compiler.is_compiling():
+            return
+        if not isinstance(group, ProcessGroup | str):
             return
         group = group_named(group) if isinstance(group, str) else group
         if dist.get_rank(group) >= 0 and dist.get_world_size(group) > 1:

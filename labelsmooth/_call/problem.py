@@ -83,13 +83,13 @@ class CommonOptions:
 
     def _check_ranks(self) -> None:
         group: Any = self.process_group
-        if isinstance(group, ProcessGroup):  # whose name can be copied, pickled and compiled
-            self._set("process_group", group.group_name)
-        elif group is not None and not isinstance(group, str):
-            raise TypeError(
-                "process_group: expected a torch.distributed.ProcessGroup or None, "
-                f"got {described(group)}"
-            )
+        if group is not None and not isinstance(group, str):
+            if not isinstance(group, ProcessGroup):
+                raise TypeError(
+                    "process_group: expected a torch.distributed.ProcessGroup or None, "
+                    f"got {described(group)}"
+                )
+            self._set("process_group", group.group_name)  # can be copied, pickled and compiled
         for name, least in (("class_offset", 0), ("num_classes", 1)):
             if (value := getattr(self, name)) is None:
                 continue
