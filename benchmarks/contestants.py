@@ -142,10 +142,10 @@ def forward_only(problem: Problem) -> list[Contestant]:
 
 def variants(problem: Problem) -> list[Contestant]:
     """Options of labelsmooth that cost something, all in place; the first one is the plain case."""
-    classes = problem.buffer.size(1)
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.rand(classes, generator=generator) + 0.5
-    prior = torch.rand(classes, generator=generator)
+    classes, device = problem.buffer.size(1), problem.buffer.device
+    generator = torch.Generator(device).manual_seed(1)
+    weight = torch.rand(classes, generator=generator, device=device) + 0.5
+    prior = torch.rand(classes, generator=generator, device=device)
     prior /= prior.sum()
 
     def with_options(key: str, label: str, **options: Any) -> Contestant:
@@ -169,31 +169,31 @@ def variants(problem: Problem) -> list[Contestant]:
     ]
 
 
-def small(problem: Problem) -> list[Contestant]:
+def many_calls(problem: Problem, key: str, label: str, loss: Loss) -> Contestant:
     """Overhead per call: a leaf of logits, forward and backward, many calls in a row."""
     logits = problem.pristine.clone().requires_grad_()
     target = problem.target
 
-    def calls(key: str, label: str, loss: Loss) -> Contestant:
-        def step() -> None:
-            for _ in range(SMALL_CALLS):
-                logits.grad = None
-                loss(logits, target).backward()
+    def step() -> None:
+        for _ in range(SMALL_CALLS):
+            logits.grad = None
+            loss(logits, target).backward()
 
-        return Contestant(key, label, step, calls=SMALL_CALLS)
+    return Contestant(key, label, step, calls=SMALL_CALLS)
 
+
+def small(problem: Problem) -> list[Contestant]:
     def fused_function(x: Tensor, y: Tensor) -> Any:
         return label_smoothing_loss(x, y, label_smoothing=SMOOTHING)
 
-    return [
-        calls("function", "labelsmooth, function", fused_function),
-        calls("module", "labelsmooth, module", ours()),
-        calls("cross_entropy", "F.cross_entropy", cross_entropy),
-        calls(
-            "module_torch", "nn.CrossEntropyLoss", nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
-        ),
-        calls("unsmoothed", "F.cross_entropy, no smoothing", F.cross_entropy),
+    losses = [
+        ("function", "labelsmooth, function", fused_function),
+        ("module", "labelsmooth, module", ours()),
+        ("cross_entropy", "F.cross_entropy", cross_entropy),
+        ("module_torch", "nn.CrossEntropyLoss", nn.CrossEntropyLoss(label_smoothing=SMOOTHING)),
+        ("unsmoothed", "F.cross_entropy, no smoothing", F.cross_entropy),
     ]
+    return [many_calls(problem, *loss) for loss in losses]
 
 
 LINE_UPS: dict[str, Callable[[Problem], list[Contestant]]] = {

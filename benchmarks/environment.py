@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
+import subprocess
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import labelsmooth
-from labelsmooth import _C
-
 
 def environment(threads: int) -> dict[str, Any]:
+    import labelsmooth
+    from labelsmooth import _C
+
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -27,6 +30,43 @@ def environment(threads: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "labelsmooth": labelsmooth.__version__,
     }
+
+
+def gpu() -> dict[str, Any]:
+    """The first GPU's machine; of the package nothing, which need not be built yet.
+
+    Raises RuntimeError where torch finds none.
+    """
+    found = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": found.name,
+        "capability": f"{found.major}.{found.minor}",
+        "multiprocessors": found.multi_processor_count,
+        "gpu_memory_gib": round(found.total_memory / 2**30, 1),
+        "driver": driver(),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "torch": torch.__version__,
+        "triton": triton_version(),
+        "python": platform.python_version(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "date": date.today().isoformat(),
+    }
+
+
+def driver() -> str:
+    ask = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        return subprocess.check_output(ask, text=True).split()[0]
+    except OSError:
+        return "unknown"
+
+
+def triton_version() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def cpu_name() -> str:

@@ -73,11 +73,15 @@ def run_case(case: Case) -> Result:
 
 def contestants(problem: Problem) -> list[Contestant]:
     rows, classes = problem.buffer.shape
-    generator = torch.Generator().manual_seed(1)
+    device = problem.buffer.device
+    options: dict[str, Any] = {
+        "generator": torch.Generator(device).manual_seed(1),
+        "device": device,
+    }
     sparse = {
         count: SparseTarget(
-            torch.randint(classes, (rows, count), generator=generator),
-            torch.rand(rows, count, generator=generator).div_(count),
+            torch.randint(classes, (rows, count), **options),
+            torch.rand(rows, count, **options).div_(count),
         )
         for count in COUNTS
     }
@@ -106,7 +110,7 @@ def contestants(problem: Problem) -> list[Contestant]:
 
 
 def dense(target: SparseTarget, classes: int) -> Tensor:
-    made = torch.zeros(len(target.probs), classes)
+    made = torch.zeros(len(target.probs), classes, device=target.probs.device)
     return made.scatter_add_(1, target.classes, target.probs)
 
 

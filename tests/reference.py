@@ -12,7 +12,9 @@ A term whose coefficient is 0 is 0, whatever it multiplies. A truly infinite ter
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +77,25 @@ def weighted_sum(coefficient: Tensor, value: Tensor) -> Tensor:
     return torch.where(coefficient == 0, 0.0, coefficient * value).sum(1)
 
 
+def on_the_cpu(function: Callable[..., Reference]) -> Callable[..., Reference]:
+    """Wherever its tensors are, and torch makes new ones; what comes of it goes to the logits."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(moved, value))
+        return value.detach().cpu() if isinstance(value, Tensor) else value
+
+    @functools.wraps(function)
+    def there(logits: Tensor, *args: Any, **options: Any) -> Reference:
+        with torch.device("cpu"):
+            options = {name: moved(value) for name, value in options.items()}
+            made = function(moved(logits), *map(moved, args), **options)
+        return Reference(*(tensor.to(logits.device) for tensor in made))
+
+    return there
+
+
+@on_the_cpu
 def reference(
     logits: Tensor,
     target: Target,
@@ -96,7 +117,7 @@ def reference(
     grad_loss: Tensor | None = None,
 ) -> Reference:
     """Loss, statistics and the gradient of sum(loss * grad_loss), grad_loss being 1 by default."""
-    leaf = logits.detach().cpu().double().requires_grad_()
+    leaf = logits.double().requires_grad_()
     class_dim = 1 if leaf.dim() > 1 else 0
     channels_last = leaf.movedim(class_dim, -1)
     classes, row_shape = channels_last.shape[-1], channels_last.shape[:-1]
@@ -107,7 +128,6 @@ def reference(
 
     def in_rows(of: Tensor, last: int | None) -> Tensor:
         """With the axis beside the rows, if there is one, as the last."""
-        of = of.detach().cpu()
         return of.reshape(-1) if last is None else of.movedim(class_dim, -1).reshape(-1, last)
 
     indices: Tensor | None = None
@@ -131,11 +151,7 @@ def reference(
         x = softcap * torch.tanh(x / softcap)
     lse = x.new_zeros(len(x)) if from_log_probs else x.logsumexp(1)
 
-    w = (
-        torch.ones(classes, dtype=torch.float64)
-        if weight is None
-        else weight.detach().cpu().double()
-    )
+    w = torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
     spread, own = smoothed_target(t, label_smoothing, smooth_over, prior, masked)
     q = spread + own
     if weight_over == "target":
@@ -161,7 +177,7 @@ def reference(
         return rows.sum() / (w[indices.where(kept, 0)] * r)[kept].sum()
 
     loss = reduced(lse)
-    grad_loss = torch.ones_like(loss) if grad_loss is None else grad_loss.detach().cpu().double()
+    grad_loss = torch.ones_like(loss) if grad_loss is None else grad_loss.double()
     (grad,) = torch.autograd.grad(loss, leaf, grad_loss, retain_graph=True)
     (grad_fixed_lse,) = torch.autograd.grad(reduced(lse.detach()), leaf, grad_loss)
 

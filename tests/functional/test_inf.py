@@ -14,7 +14,6 @@ from labelsmooth import label_smoothing_loss
 
 INF = math.inf
 N, C = 4, 1000
-TARGET = torch.tensor([900, 901, 950, 999])  # none of them masked below
 
 # Masks of a row of 1000: a vector kernel goes through it in blocks, each with a maximum of its own
 MASKS = {
@@ -25,6 +24,10 @@ MASKS = {
     "the last block": slice(500, 890),
     "every second class": slice(0, 900, 2),
 }
+
+
+def targets() -> Tensor:
+    return torch.tensor([900, 901, 950, 999])  # none of them masked below
 
 
 def masked(mask: slice, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -41,7 +44,7 @@ def test_unsmoothed_loss_is_finite(
 ) -> None:
     """Without smoothing a masked class carries no mass: the loss of the classes that are left."""
     logits = masked(MASKS[mask], dtype)
-    loss, grad = check(logits, TARGET, reduction=reduction, backend=backend)
+    loss, grad = check(logits, targets(), reduction=reduction, backend=backend)
     assert loss.isfinite().all()
     assert not grad[:, MASKS[mask]].any()
 
@@ -61,7 +64,7 @@ def test_smoothing_around_the_masked_classes(
     options: dict[str, Any] = {"label_smoothing": 0.1, "smooth_over": smooth_over, by: vector}
     for reduction in ("mean", "none"):
         loss, grad = check(
-            masked(MASKS[mask], dtype), TARGET, reduction=reduction, backend=backend, **options
+            masked(MASKS[mask], dtype), targets(), reduction=reduction, backend=backend, **options
         )
         assert loss.isfinite().all()
         assert not grad[:, MASKS[mask]].any()
@@ -76,7 +79,7 @@ def test_smoothing_over_masked_classes_is_infinite(
 ) -> None:
     """The target asks for mass where there can be none: +inf, with the finite gradient p - q."""
     options = {"label_smoothing": 0.1, "smooth_over": smooth_over, "reduction": reduction}
-    loss, grad = check(masked(MASKS[mask], dtype), TARGET, backend=backend, **options)
+    loss, grad = check(masked(MASKS[mask], dtype), targets(), backend=backend, **options)
     assert (loss == INF).all()
     assert grad.isfinite().all()
 
@@ -89,9 +92,9 @@ def test_masked_target_is_infinite(
     smooth_over: str, smoothing: float, reduction: str, dtype: torch.dtype, backend: str
 ) -> None:
     logits = torch.randn(N, C).to(dtype)
-    logits[torch.arange(N), TARGET] = -INF
+    logits[torch.arange(N), targets()] = -INF
     options = {"label_smoothing": smoothing, "smooth_over": smooth_over, "reduction": reduction}
-    loss, grad = check(logits, TARGET, backend=backend, **options)
+    loss, grad = check(logits, targets(), backend=backend, **options)
     assert (loss == INF).all()
     assert grad.isfinite().all()
 
@@ -146,7 +149,7 @@ def test_log_probabilities_of_zero(smoothing: float, objective: str, backend: st
     logits[1] = -INF  # a row without any mass: its target is impossible too
     loss, grad = check(
         logits,
-        TARGET,
+        targets(),
         from_log_probs=True,
         objective=objective,
         label_smoothing=smoothing,
@@ -162,7 +165,7 @@ def test_softcap_bounds_the_masked_classes(reduction: str, backend: str) -> None
     """-inf becomes -softcap, a class like any other, whose gradient is 0: tanh is flat there."""
     loss, grad = check(
         masked(MASKS["the first block"]),
-        TARGET,
+        targets(),
         softcap=3.0,
         label_smoothing=0.1,
         reduction=reduction,
@@ -182,7 +185,7 @@ def test_nan_is_not_hidden(reduction: str, position: int, dtype: torch.dtype, ba
     grad_loss = torch.ones(N) if reduction == "none" else None
     loss, grad = run(
         logits,
-        TARGET,
+        targets(),
         label_smoothing=0.1,
         reduction=reduction,
         grad_loss=grad_loss,
@@ -205,7 +208,7 @@ def test_overflow_is_not_hidden(
     logits = torch.randn(N, C).to(dtype)
     logits[2, position] = INF
     options = {"label_smoothing": smoothing, "reduction": "none", "backend": backend}
-    loss, grad = run(logits, TARGET, grad_loss=torch.ones(N), **options)
+    loss, grad = run(logits, targets(), grad_loss=torch.ones(N), **options)
     assert loss.isfinite().tolist() == [True, True, False, True]
     assert grad[2, position].isnan()
     assert grad[[0, 1, 3]].isfinite().all()
@@ -219,7 +222,7 @@ def test_an_ignored_row_may_hold_anything(
 ) -> None:
     logits = torch.randn(N, C).to(dtype)
     logits[2] = garbage
-    target = TARGET.clone()
+    target = targets().clone()
     target[2] = -100
     options = {"label_smoothing": 0.1, "reduction": reduction, "backend": backend}
     _, grad = check(logits, target, **options)
@@ -229,7 +232,7 @@ def test_an_ignored_row_may_hold_anything(
 def test_infinite_loss_in_place(backend: str) -> None:
     leaf = masked(MASKS["the first block"]).requires_grad_()
     loss = label_smoothing_loss(
-        leaf.clone(), TARGET, label_smoothing=0.1, inplace=True, backend=backend
+        leaf.clone(), targets(), label_smoothing=0.1, inplace=True, backend=backend
     )
     loss.backward()
     assert loss.item() == INF

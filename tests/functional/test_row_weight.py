@@ -13,7 +13,10 @@ from torch import Tensor
 from labelsmooth import label_smoothing_loss
 
 N, C = 6, 19
-ROWS = torch.tensor([0.5, 2.0, 0.0, -1.5, 1.0, 0.25])
+
+
+def row_weight() -> Tensor:
+    return torch.tensor([0.5, 2.0, 0.0, -1.5, 1.0, 0.25])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -24,12 +27,12 @@ def test_each_dtype(reduction: str, dtype: torch.dtype, backend: str) -> None:
     for inplace in (False, True):
         leaf = logits.clone().requires_grad_()
         loss = label_smoothing_loss(
-            leaf.clone(), target, reduction=reduction, label_smoothing=0.1, row_weight=ROWS,
+            leaf.clone(), target, reduction=reduction, label_smoothing=0.1, row_weight=row_weight(),
             inplace=inplace, backend=backend,
         )  # fmt: skip
         loss.sum().backward()
         expected = check(
-            logits, target, reduction=reduction, label_smoothing=0.1, row_weight=ROWS,
+            logits, target, reduction=reduction, label_smoothing=0.1, row_weight=row_weight(),
             backend="eager",
         )  # fmt: skip
         torch.testing.assert_close(loss.detach(), expected.loss, rtol=1e-5, atol=1e-5)
@@ -43,7 +46,7 @@ def test_mean_divides_by_the_weights_of_the_rows_that_count(backend: str) -> Non
     """sum_i r_i w_yi l_i / sum_i r_i w_yi, as torch's weighted mean is, by hand."""
     logits, target = torch.randn(N, C), torch.randint(C, (N,))
     target[1] = -100
-    weight, r = torch.rand(C) + 0.5, ROWS.abs()
+    weight, r = torch.rand(C) + 0.5, row_weight().abs()
     loss = label_smoothing_loss(logits, target, weight, row_weight=r, backend=backend)
     rows = F.cross_entropy(logits, target, weight, reduction="none")
     counts = (target != -100).float()
@@ -54,7 +57,7 @@ def test_mean_divides_by_the_weights_of_the_rows_that_count(backend: str) -> Non
 def test_normalizer_takes_its_place(backend: str) -> None:
     logits, target = torch.randn(N, C), torch.randint(C, (N,))
     mean, total = (
-        label_smoothing_loss(logits, target, row_weight=ROWS, backend=backend, **more)
+        label_smoothing_loss(logits, target, row_weight=row_weight(), backend=backend, **more)
         for more in ({"normalizer": 11.0}, {"reduction": "sum"})
     )
     torch.testing.assert_close(mean, total / 11)
@@ -73,7 +76,7 @@ def test_a_row_of_weight_0_counts_nothing_whatever_it_holds(backend: str) -> Non
     logits, target = torch.randn(N, C), torch.randint(C, (N,))
     logits[2] = torch.nan
     for reduction in REDUCTIONS:
-        ours = run(logits, target, reduction=reduction, row_weight=ROWS, backend=backend)
+        ours = run(logits, target, reduction=reduction, row_weight=row_weight(), backend=backend)
         assert ours.loss.isfinite().all()
         assert not ours.grad_logits[2].any()
         assert ours.grad_logits.isfinite().all()
@@ -88,7 +91,7 @@ def test_what_it_holds_reaches_no_derivative(which: str, backend: str) -> None:
     vectors = {
         "weight": torch.rand(C) + 0.5,
         "prior": torch.rand(C).softmax(0),
-        "row_weight": ROWS.where(target != -100, torch.inf),
+        "row_weight": row_weight().where(target != -100, torch.inf),
     }
     leaf = vectors[which].requires_grad_()
     loss = label_smoothing_loss(logits, target, label_smoothing=0.1, backend=backend, **vectors)
@@ -100,7 +103,7 @@ def test_what_it_holds_reaches_no_derivative(which: str, backend: str) -> None:
 def test_statistics_are_of_the_rows_themselves(backend: str) -> None:
     logits, target = torch.randn(N, C), torch.randint(C, (N,))
     _, stats = label_smoothing_loss(
-        logits, target, row_weight=ROWS, return_stats=True, backend=backend
+        logits, target, row_weight=row_weight(), return_stats=True, backend=backend
     )
     torch.testing.assert_close(stats.nll, F.cross_entropy(logits, target, reduction="none"))
     assert torch.equal(stats.predicted, logits.argmax(1))
@@ -111,7 +114,7 @@ def test_its_gradient(options: dict[str, Any], backend: str) -> None:
     logits = torch.randn(N, C, dtype=torch.float64, requires_grad=True)
     target = torch.randint(C, (N,))
     target[1] = -100
-    rows = ROWS.double().requires_grad_()
+    rows = row_weight().double().requires_grad_()
 
     def loss(logits: Tensor, rows: Tensor) -> Tensor:
         made = label_smoothing_loss(

@@ -132,8 +132,12 @@ def test_the_loss_and_its_gradient_are_the_same(
     )
     kept = [stat.clone() for stat in stats]
     (grad,) = torch.autograd.grad(loss, leaf, grad_loss)
-    assert torch.equal(loss, expected.loss)
-    assert torch.equal(grad, expected.grad_logits)
+    if backend == "triton":  # which divides a row among other threads with statistics
+        torch.testing.assert_close(loss, expected.loss)
+        torch.testing.assert_close(grad, expected.grad_logits)
+    else:
+        assert torch.equal(loss, expected.loss)
+        assert torch.equal(grad, expected.grad_logits)
     assert all(map(torch.equal, stats, kept))
 
 

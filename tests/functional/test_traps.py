@@ -161,7 +161,7 @@ def test_the_reference_shares_no_code() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == {"__future__", "typing", "torch"}
+    assert imported == {"__future__", "collections.abc", "functools", "typing", "torch"}
 
 
 def test_each_trap_has_its_test() -> None:
