@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from labelsmooth._backends.choose import CUDA_ARCHITECTURES, HAS_TRITON
+from labelsmooth._backends.choose import CUDA_ARCHITECTURES, HAS_TRITON, choose_backend
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks: poisoned_memory, below
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already; test_determinism takes more
@@ -50,6 +50,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not HAS_GPU:
         pytest.skip("needs a GPU, and torch finds none")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """What a test makes the machine look like is no other test's."""
+    forget = getattr(choose_backend, "cache_clear", lambda: None)  # gpu_stand_in.py has no memory
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -11,14 +9,6 @@ from labelsmooth import _C
 from labelsmooth._backends import choose, eager, native
 from labelsmooth._backends.choose import choose_backend, covers
 from labelsmooth._backends.triton import ops
-
-
-@pytest.fixture(autouse=True)
-def nothing_remembered() -> Iterator[None]:
-    """What a test makes the machine look like is no other test's."""
-    choose_backend.cache_clear()
-    yield
-    choose_backend.cache_clear()
 
 
 @pytest.mark.parametrize(
