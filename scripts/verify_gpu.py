@@ -1,6 +1,6 @@
 """A first verdict on the GPU at hand, within ten minutes: is every kernel right, and how fast?
 
-    python scripts/verify_gpu.py [--built | --wheel PATH] [--rehearse]
+    python scripts/verify_gpu.py [--built | --wheel PATH] [--only STEP ...] [--rehearse]
 
 Installs nothing and asks no network: it takes this Python as it is, with its torch, pytest and
 hypothesis, and builds for the GPU at hand alone, with the nvcc that it finds; or takes what is
@@ -283,6 +283,8 @@ def main() -> None:
     todo = {step.name: step for step in steps(about["capability"])}
     if args.built or args.wheel:
         del todo["build"]
+    if unknown := set(args.only or ()) - todo.keys():
+        parser.error(f"--only: expected some of {', '.join(todo)}, got {', '.join(unknown)}")
     folder = LOGS if args.rehearse else RESULTS
     verdicts = []
     for name in args.only or todo:

@@ -35,12 +35,13 @@ int64_t chunks_of(const LossProblem& problem) {
 bool adjacent(const Matrix& matrix) { return !matrix.data || matrix.class_stride == 1; }
 
 // Of a chunk of the logits in shared memory, with its probabilities: those are held as they are
-// where they are as wide as the logits, else in the type of the sums.
-int64_t held_bytes(const LossProblem& problem) {
+// where they are as wide as the logits and lie side by side, else in the type of the sums.
+int64_t held_bytes(const LossProblem& problem, bool gathered = false) {
   if (problem.target) return chunk_bytes;
   const int64_t element = element_bytes(problem.dtype);
-  const bool as_wide = element_bytes(problem.probs_dtype) == element;
-  return chunk_bytes + (as_wide ? chunk_bytes : chunk_bytes / element * sum_bytes(problem.dtype));
+  const bool as_they_are = !gathered && element_bytes(problem.probs_dtype) == element;
+  return chunk_bytes +
+         (as_they_are ? chunk_bytes : chunk_bytes / element * sum_bytes(problem.dtype));
 }
 
 // Lanes a row of a warp kernel: what each does for the row itself is shared by its chunks, unless
@@ -70,9 +71,7 @@ int cluster_of(int64_t row_bytes, int64_t rows, const DeviceLimits& device) {
   if (!device.clusters) return 1;
   const int64_t limit = most_held(device);
   int cluster = 1;
-  const auto too_large = [&] {
-    return row_bytes > cluster * (limit < part_bytes ? limit : part_bytes);
-  };
+  const auto too_large = [&] { return row_bytes > cluster * std::min(limit, part_bytes); };
   const auto too_few = [&] {
     return rows * cluster < 2 * device.multiprocessors &&
            row_bytes > cluster * 2 * least_part_bytes;
@@ -82,13 +81,6 @@ int cluster_of(int64_t row_bytes, int64_t rows, const DeviceLimits& device) {
   return cluster;
 }
 
-// Of a chunk that is gathered from other places: its probabilities are held in the type of the
-// sums.
-int64_t held_gathered_bytes(const LossProblem& problem) {
-  if (problem.target) return chunk_bytes;
-  return chunk_bytes + chunk_bytes / element_bytes(problem.dtype) * sum_bytes(problem.dtype);
-}
-
 // ---- rows whose classes are not adjacent: tiles of positions and classes ------------------------
 
 class Tiles {
@@ -96,7 +88,7 @@ class Tiles {
   Tiles(const LossProblem& problem, const DeviceLimits& device)
       : rows_(problem.rows),
         chunks_(ceil_div(problem.classes * element_bytes(problem.dtype), chunk_bytes)),
-        held_bytes_(held_gathered_bytes(problem)),
+        held_bytes_(held_bytes(problem, /*gathered=*/true)),
         sector_(static_cast<int>(32 / element_bytes(problem.dtype))),
         device_(device),
         threads_(strided_kernel_threads(element_bytes(problem.dtype))),
@@ -247,8 +239,7 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device, const Can
       if (cluster == 1 || can_run(held_plan)) return held_plan;
     }
   }
-  plan.parts = static_cast<int>(
-      ceil_div(row_bytes, part_bytes) < most_parts ? ceil_div(row_bytes, part_bytes) : most_parts);
+  plan.parts = static_cast<int>(std::min<int64_t>(ceil_div(row_bytes, part_bytes), most_parts));
   while (problem.rows * plan.parts < 4 * device.multiprocessors && 2 * plan.parts <= most_parts &&
          row_bytes > plan.parts * 2 * least_part_bytes)
     plan.parts *= 2;

@@ -24,19 +24,26 @@ __device__ Sums from_lane_across(const Sums& mine, int distance) {
   return theirs;
 }
 
-// Over groups of `lanes` neighbouring lanes, a power of 2.
-template <class Sums>
-__device__ Sums warp_combine(Sums sums, int lanes = 32) {
-  for (int distance = lanes / 2; distance > 0; distance /= 2)
-    sums = combine(sums, from_lane_across(sums, distance));
-  return sums;
-}
+// two(a, b) of two values: what they add up to, or the larger logit.
+struct Combine {
+  template <class Sums>
+  __device__ Sums operator()(const Sums& a, const Sums& b) const {
+    return combine(a, b);
+  }
+};
+struct Larger {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return max(a, b);
+  }
+};
 
-template <class T>
-__device__ T warp_largest(T largest, int lanes = 32) {
+// Over groups of `lanes` neighbouring lanes, a power of 2.
+template <class Value, class Two>
+__device__ Value over_lanes(Value value, int lanes, const Two& two) {
   for (int distance = lanes / 2; distance > 0; distance /= 2)
-    largest = max(largest, from_lane_across(largest, distance));
-  return largest;
+    value = two(value, from_lane_across(value, distance));
+  return value;
 }
 
 // ---- blocks and clusters ------------------------------------------------------------------------
@@ -69,19 +76,19 @@ struct Exchange {
   Value blocks[max_cluster];
 };
 
-// over(value, lanes): of all warps' values.
-template <class Value, class Over>
-__device__ Value over_block(Value mine, Value none, Exchange<Value>& exchange, const Over& over) {
+// Over all threads of a block, a whole number of warps; `none` adds nothing.
+template <class Value, class Two>
+__device__ Value over_block(Value mine, Value none, Exchange<Value>& exchange, const Two& two) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warps = static_cast<int>(blockDim.x / 32);
-  mine = over(mine, 32);
+  mine = over_lanes(mine, 32, two);
   if (lane == 0) exchange.warps[threadIdx.x / 32] = mine;
   __syncthreads();
-  return over(lane < warps ? exchange.warps[lane] : none, 32);
+  return over_lanes(lane < warps ? exchange.warps[lane] : none, 32, two);
 }
 
-// The blocks of a cluster, which share a row. None writes
-// to another before that one has begun, and none ends before it was written to.
+// The blocks of a cluster, which share a row. None writes to another before that one has begun, and
+// none ends before it was written to.
 struct Blocks {
   int size, mine;
 
@@ -92,37 +99,18 @@ struct Blocks {
     if (size > 1) cluster_wait();
   }
 
-  template <class Value, class Over>
-  __device__ Value over_all(Value of_block, Value none, Exchange<Value>& exchange,
-                            const Over& over) const {
-    if (size == 1) return of_block;
+  // Over all threads of the cluster.
+  template <class Value, class Two>
+  __device__ Value over_all(Value value, Value none, Exchange<Value>& exchange,
+                            const Two& two) const {
+    value = over_block(value, none, exchange, two);
+    if (size == 1) return value;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-    if (thread < size) *in_block(&exchange.blocks[mine], thread) = of_block;
+    if (thread < size) *in_block(&exchange.blocks[mine], thread) = value;
     cluster_arrive();
     cluster_wait();
-    return over(lane < size ? exchange.blocks[lane] : none, 32);
+    return over_lanes(lane < size ? exchange.blocks[lane] : none, 32, two);
   }
 };
-
-// Over all threads of a block, a whole number of warps.
-template <class Sums>
-__device__ Sums block_combine(Sums sums, Exchange<Sums>& exchange) {
-  return over_block(sums, empty<Sums>(), exchange,
-                    [](const Sums& mine, int lanes) { return warp_combine(mine, lanes); });
-}
-
-// Over all threads of a cluster.
-template <class Sums>
-__device__ Sums cluster_combine(Sums sums, Exchange<Sums>& exchange, const Blocks& blocks) {
-  const auto over = [](const Sums& mine, int lanes) { return warp_combine(mine, lanes); };
-  return blocks.over_all(over_block(sums, empty<Sums>(), exchange, over), empty<Sums>(), exchange,
-                         over);
-}
-template <class T>
-__device__ T cluster_largest(T mine, Exchange<T>& exchange, const Blocks& blocks) {
-  const auto over = [](T largest, int lanes) { return warp_largest(largest, lanes); };
-  return blocks.over_all(over_block(mine, -infinity<T>(), exchange, over), -infinity<T>(), exchange,
-                         over);
-}
 
 }  // namespace labelsmooth::cuda

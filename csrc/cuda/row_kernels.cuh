@@ -40,7 +40,8 @@ __device__ __forceinline__ void process_held(const Problem<Element>& problem, in
   const Target<Element, soft> target(problem, row.index, span, team.first_chunk(), team.step());
   const int held_chunks = Team::holds_all ? span.chunks : min(span.chunks, capacity);
   const ThreadChunks held_ones = {team.first_chunk(), held_chunks, team.step()};
-  const ThreadChunks rest = {held_ones.from(held_chunks), span.chunks, team.step()};
+  const ThreadChunks all = {team.first_chunk(), span.chunks, team.step()};
+  const ThreadChunks rest = {all.from(held_chunks), span.chunks, team.step()};
   const int places = capacity * team.rows();
   Chunk<Element>* held = reinterpret_cast<Chunk<Element>*>(shared) + team.row() * capacity;
   Chunk<T>* held_probs = reinterpret_cast<Chunk<T>*>(shared) + places + team.row() * capacity;
@@ -92,10 +93,7 @@ __device__ __forceinline__ void process_held(const Problem<Element>& problem, in
         row.template add<false>(sums, powers, x, probs_of(chunk), chunk, span);
       });
     }
-    if (read && row.may_have_best(sums, own)) {
-      const ThreadChunks all = {held_ones.first, span.chunks, team.step()};
-      find_best(row, sums, span, all);
-    }
+    if (read && row.may_have_best(sums, own)) find_best(row, sums, span, all);
     team.sum(sums, problem.template wanted<kind>());
     stats = row.close(sums);
     if (active && team.leads()) RowResult<Element, kind>(row, sums, stats).write_loss();
@@ -107,10 +105,7 @@ __device__ __forceinline__ void process_held(const Problem<Element>& problem, in
   if (!problem.grad_logits.data) return;
   Element* grad = row.grad();
   const T denominator = counted.denominator(problem);
-  if (!row.counts()) {
-    const ThreadChunks all = {held_ones.first, span.chunks, team.step()};
-    return fill(grad, span, all, row.filling());
-  }
+  if (!row.counts()) return fill(grad, span, all, row.filling());
   const RowGradient<T> terms = row.gradient_from(stats, denominator);
   if (!Team::holds_all) write_gradient<1>(row, terms, target, span, rest, grad);
   const bool irregular = !span.aligns(grad);

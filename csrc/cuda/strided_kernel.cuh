@@ -118,28 +118,26 @@ struct Position {
   template <bool soft>
   __device__ void combine_sums(RowSums<T, soft>& sums, const Wanted& wanted) const {
     if (positions == static_cast<int>(blockDim.x) && cluster == 1) return;
-    sums.raise(combine_all(sums.largest, [](T a, T b) { return max(a, b); }));
-    for_pieces(sums, wanted, [&](auto& piece) {
-      piece = combine_all(piece, [](const auto& a, const auto& b) { return combine(a, b); });
-    });
+    sums.raise(over_all(sums.largest, Larger()));
+    for_pieces(sums, wanted, [&](auto& piece) { piece = over_all(piece, Combine()); });
   }
 
  private:
-  template <class Sums, class Combine>
-  __device__ Sums combine_all(Sums sums, const Combine& combine_two) const {
+  template <class Sums, class Two>
+  __device__ Sums over_all(Sums sums, const Two& two) const {
     const int thread = static_cast<int>(threadIdx.x);
     Sums* places = reinterpret_cast<Sums*>(exchange);
     for (int half = static_cast<int>(blockDim.x) / 2; half >= positions; half /= 2) {
       if (thread >= half && thread < 2 * half) places[thread - half] = sums;
       __syncthreads();
-      if (thread < half) sums = combine_two(sums, places[thread]);
+      if (thread < half) sums = two(sums, places[thread]);
       __syncthreads();
     }
     if (thread < positions) places[thread] = sums;
     sync_blocks();
     Sums* mine = places + (thread & (positions - 1));
     sums = cluster == 1 ? *mine : *in_block(mine, 0);
-    for (int rank = 1; rank < cluster; ++rank) sums = combine_two(sums, *in_block(mine, rank));
+    for (int rank = 1; rank < cluster; ++rank) sums = two(sums, *in_block(mine, rank));
     sync_blocks();  // all have read: the places are free, and blocks may end
     return sums;
   }
@@ -171,7 +169,8 @@ __global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_block
   extern __shared__ __align__(16) unsigned char dynamic_shared[];
   __shared__ Piece<T> exchange[strided_threads<Element> / 2];
 
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  constexpr int threads = strided_threads<Element>;
+  const int thread = static_cast<int>(threadIdx.x);
   const int lines = threads / tiling.positions, line = thread / tiling.positions;
   const int part = static_cast<int>(blockIdx.x) % tiling.blocks;
   const int64_t index = first_row + int64_t(blockIdx.x) / tiling.blocks * tiling.positions +
@@ -218,7 +217,6 @@ __global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_block
 
   __shared__ RowCount counted;
   counted.look(problem);
-  const T denominator = counted.denominator(problem);
 
   RowStats<T> stats;
   if (problem.makes_sums()) {
@@ -244,7 +242,7 @@ __global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_block
   if (!problem.grad_logits.data) return;
 
   const Column<Element> grad = {row.grad(), problem.grad_logits.class_stride, span};
-  const RowGradient<T> terms = row.gradient_from(stats, denominator);
+  const RowGradient<T> terms = row.gradient_from(stats, counted.denominator(problem));
   const bool counts = row.counts();
   for_slots<depth>(
       slots,
@@ -253,8 +251,10 @@ __global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_block
       },
       [&](int k, int slot) {
         const int chunk = chunk_of(slot);
-        Chunk<Element> result = row.filling();
-        if (counts) {
+        Chunk<Element> result;
+        if (!counts) {
+          result = row.filling();
+        } else {
           const Packed<Element> given(x[k]);
           result = span.whole(chunk) && (soft || chunk != span.chunk_of(row.target))
                        ? row.template gradient<true>(given, t[k], chunk, span, terms)

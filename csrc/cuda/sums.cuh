@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(sum_threads, 1)
         if (first + k * step < count) sum = combine(sum, values.of(first + k * step, read[k]));
     }
   }
-  sum = block_combine(sum, exchange);
+  sum = over_block(sum, empty<Pair>(), exchange, Combine());
   if (threadIdx.x != 0) return;
   if (last)
     values.finish(sum);

@@ -23,11 +23,11 @@ struct Lanes {
 
   template <class T>
   __device__ T largest(T mine) const {
-    return warp_largest(mine, lanes());
+    return over_lanes(mine, lanes(), Larger());
   }
   template <class T, bool soft>
   __device__ void sum(RowSums<T, soft>& sums, const Wanted& wanted) const {
-    for_pieces(sums, wanted, [&](auto& piece) { piece = warp_combine(piece, lanes()); });
+    for_pieces(sums, wanted, [&](auto& piece) { piece = over_lanes(piece, lanes(), Combine()); });
     __syncwarp();  // the leader has read the reference before another lane overwrites it
   }
 };
@@ -60,11 +60,12 @@ class Cluster {
 
   __device__ T largest(T mine) const {
     blocks_.await_begin();
-    return cluster_largest<T>(mine, exchange_, blocks_);
+    return blocks_.template over_all<T>(mine, -infinity<T>(), exchange_, Larger());
   }
   __device__ void sum(RowSums<T, soft>& sums, const Wanted& wanted) const {
     for_pieces(sums, wanted, [&](auto& piece) {
-      piece = cluster_combine<std::decay_t<decltype(piece)>>(piece, exchange_, blocks_);
+      using Piece = std::decay_t<decltype(piece)>;
+      piece = blocks_.template over_all<Piece>(piece, empty<Piece>(), exchange_, Combine());
     });
   }
 
