@@ -33,7 +33,7 @@ import torch
 from benchmarks.accuracy import Outcome, largest_errors
 from benchmarks.contestants import LINE_UPS, Contestant
 from benchmarks.problem import Problem
-from labelsmooth import _C
+from labelsmooth import release_memory
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -208,7 +208,7 @@ def peak_extra_bytes(step: Callable[[], Any]) -> tuple[int | None, Any]:
 def give_back() -> None:
     """Free memory that the process still holds goes to the system: using it again must show."""
     gc.collect()
-    _C.release_memory()
+    release_memory()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

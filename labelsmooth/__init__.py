@@ -3,6 +3,7 @@
 from . import compat
 from .functional import LossStats, label_smoothing_loss
 from .linear import linear_label_smoothing_loss
+from .memory import release_memory
 from .modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
 from .targets import SparseTarget
 
@@ -15,4 +16,5 @@ __all__ = [
     "compat",
     "label_smoothing_loss",
     "linear_label_smoothing_loss",
+    "release_memory",
 ]

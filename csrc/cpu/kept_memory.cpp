@@ -25,17 +25,24 @@ void release(Block* block) {
 }  // namespace
 
 Block* take_block(size_t bytes) {
+  Block* taken = nullptr;
   for (auto& place : kept) {
     Block* block = place.exchange(nullptr);
     if (!block) continue;
-    if (block->bytes >= bytes && block->bytes / 4 * 3 <= bytes) return block;
+    if (!taken && block->bytes >= bytes && block->bytes / 4 * 3 <= bytes) {
+      taken = block;
+      taken->passed_over = 0;
+      continue;
+    }
     Block* nothing = nullptr;
-    if (!place.compare_exchange_strong(nothing, block)) release(block);
+    if (++block->passed_over == most_passed_over || !place.compare_exchange_strong(nothing, block))
+      release(block);
   }
+  if (taken) return taken;
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return nullptr;
   madvise(data, bytes, MADV_HUGEPAGE);  // where it is refused, small pages do
-  return new Block{data, bytes};
+  return new Block{data, bytes, 0};
 }
 
 void give_back(Block* block) {

@@ -15,10 +15,13 @@ constexpr size_t kept_bytes = 32 << 20;
 // As many as a step of the projection gives back: its slab, the float32 sums of the weight's
 // gradient, and that gradient.
 constexpr size_t kept_blocks = 3;
+// One that so many calls in turn had no use for goes back to the system.
+constexpr int most_passed_over = 16;
 
 struct Block {
   void* data;
   size_t bytes;
+  int passed_over;
 };
 
 // A block of `bytes` at least, or nullptr: no memory, or a system where this is not done.

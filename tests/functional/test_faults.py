@@ -26,7 +26,7 @@ from checks import REDUCTIONS, Outcome, run
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from labelsmooth import _C, label_smoothing_loss
+from labelsmooth import label_smoothing_loss, release_memory
 
 MIB = 2**20
 
@@ -69,7 +69,7 @@ def no_memory_for_the_gradient(backend: str) -> None:
     }
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     for reduction in REDUCTIONS:
-        _C.release_memory()  # a gradient kept for the next call would do
+        release_memory()  # a gradient kept for the next call would do
         resource.setrlimit(resource.RLIMIT_AS, (statistic_of_memory(0) + 32 * MIB, unlimited[1]))
         try:
             # torch 2.10 tells an extension no more than which operator failed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 from typing import Any
 
@@ -11,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from labelsmooth import _C, label_smoothing_loss
+from labelsmooth import label_smoothing_loss, release_memory
 
 # torch 2.10's, of any profile
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+KEEPS_NONE = TORCH < (2, 11)  # which takes no memory of others
 N, C = 64, 4096
 
 
@@ -97,13 +97,14 @@ class TestLargeGradients:
     """From 32 MiB on a gradient's memory is kept for the next one, which then need not be cleared
     by the system."""
 
-    SHAPE = (70, 131_072)
+    ROWS, CLASSES = 70, 131_072
+    BYTES = ROWS * CLASSES * 4
 
-    def gradient(self, scale: float) -> tuple[Tensor, Tensor]:
+    def gradient(self, scale: float = 1.0, rows: int = ROWS) -> tuple[Tensor, Tensor]:
         """Of the sum of the row losses, which is p - 1 on class 0 and p elsewhere; and p."""
-        logits = scale * torch.arange(self.SHAPE[1]).div(self.SHAPE[1]).expand(self.SHAPE)
+        logits = scale * torch.arange(self.CLASSES).div(self.CLASSES).expand(rows, -1)
         leaf = logits.clone().requires_grad_()
-        target = torch.zeros(self.SHAPE[0], dtype=torch.int64)
+        target = torch.zeros(rows, dtype=torch.int64)
         loss = label_smoothing_loss(leaf, target, reduction="sum", backend="cpu")
         (grad,) = torch.autograd.grad(loss, leaf)
         return grad, logits[0].softmax(0)
@@ -117,20 +118,53 @@ class TestLargeGradients:
             assert torch.allclose(grad[:, 0], probs[0] - 1)
 
     def test_the_next_gradient_takes_the_memory_of_the_last(self) -> None:
-        _C.release_memory()
+        release_memory()
         places = []
         for _ in range(3):
-            grad, _ = self.gradient(1.0)
+            grad, _ = self.gradient()
             places.append(grad.data_ptr())
             del grad
-        assert len(set(places)) == 1 or TORCH < (2, 11)  # which takes no memory of others
+        assert len(set(places)) == 1 or KEEPS_NONE
 
-    def test_memory_that_is_kept_can_be_released(self) -> None:
-        self.gradient(1.0)
-        before = resident_bytes()
-        _C.release_memory()
-        freed = before - resident_bytes()
-        assert freed > math.prod(self.SHAPE) * 4 * 0.9 or TORCH < (2, 11)
+    @pytest.mark.parametrize("made", [0, 1, 3, 5])
+    def test_at_most_three_are_kept_until_they_are_released(self, made: int) -> None:
+        release_memory()
+        grads = [self.gradient() for _ in range(made)]
+        del grads
+        assert_about(released_bytes(), 0 if KEEPS_NONE else min(made, 3) * self.BYTES)
+
+    @pytest.mark.parametrize("requests", [15, 16])
+    def test_what_was_of_no_use_so_often_is_given_up(self, requests: int) -> None:
+        release_memory()
+        self.gradient(rows=2 * self.ROWS)
+        for _ in range(requests):
+            self.gradient()
+        kept = self.BYTES if requests == 16 else 3 * self.BYTES
+        assert_about(released_bytes(), 0 if KEEPS_NONE else kept)
+
+    @pytest.mark.skipif(KEEPS_NONE, reason="all memory is torch's own")
+    def test_the_storage_is_not_resizable(self) -> None:
+        grad, _ = self.gradient()
+        copy, place = grad.clone(), grad.data_ptr()
+        assert not grad.untyped_storage().resizable()
+        with pytest.raises(RuntimeError, match="resize storage that is not resizable"):
+            grad.untyped_storage().resize_(0)
+        assert torch.equal(grad, copy)
+
+        copy.untyped_storage().resize_(0)  # one remedy
+        assert copy.untyped_storage().nbytes() == 0
+        grad.set_()  # the other: the memory is free for the next
+        assert self.gradient()[0].data_ptr() == place
+
+
+def assert_about(size: int, expected: int) -> None:
+    assert abs(size - expected) < TestLargeGradients.BYTES / 10
+
+
+def released_bytes() -> int:
+    before = resident_bytes()
+    release_memory()
+    return before - resident_bytes()
 
 
 def resident_bytes() -> int:
