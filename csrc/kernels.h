@@ -37,6 +37,11 @@ struct Matrix {
   int64_t inner_stride = 0;
 };
 
+// Workers call work(context, begin, end) for ranges that make up [0, count), on any threads, and
+// return when all are done.
+using Work = void (*)(const void* context, int64_t begin, int64_t end);
+using Workers = void (*)(int64_t count, Work work, const void* context);
+
 // One call of the loss. "accumulate dtype" is double for float64 logits, else float; N counts rows,
 // C classes.
 struct LossProblem {
@@ -97,6 +102,8 @@ struct LossProblem {
   void* lse = nullptr;
   void* nll = nullptr;
   int64_t* predicted = nullptr;
+
+  Workers workers = nullptr;  // on the CPU, share the blocks of a row; nullptr: the caller alone
 };
 
 // Whether a row's sums are to be made: not in a backward call, which finds them.
@@ -111,7 +118,11 @@ LABELSMOOTH_HD int64_t entry_of(const Problem& problem, int64_t row, int64_t k) 
 
 namespace cpu {
 
-// Rows [begin, end) of a problem, serially, by the best instruction set that this machine has.
+// A row is summed, and may be shared out, in blocks of so many classes.
+constexpr int64_t block_classes = 4096;
+
+// Rows [begin, end) of a problem, one after another, by the best instruction set that this machine
+// has.
 void process_rows(const LossProblem& problem, int64_t begin, int64_t end);
 
 // The loss and what else forward writes, from all ranks' parts of the rows. Where the target of a

@@ -92,7 +92,7 @@ class LossProblem(ctypes.Structure):
         *_fields(ctypes.c_int64, "ranks", "rank_stride"),
         ("with_stats", ctypes.c_bool),
         *_fields(ctypes.c_void_p, "loss", "row_shift", "row_sum_exp", "row_mass", "row_beta"),
-        *_fields(ctypes.c_void_p, "lse", "nll", "predicted"),
+        *_fields(ctypes.c_void_p, "lse", "nll", "predicted", "workers"),
     ]
 
 

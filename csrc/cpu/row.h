@@ -120,7 +120,8 @@ struct Row {
     if (options.kl_div) sums.coef_log = sums.coef_log + coef_log_of_class(coef, spread);
   }
 
-  static LABELSMOOTH_HD void add(RowSums<V>& sums, const RowSums<V>& part) {
+  template <class X>
+  static LABELSMOOTH_HD void add(RowSums<X>& sums, const RowSums<X>& part) {
     sums.stats = labelsmooth::add(sums.stats, part.stats);
     if constexpr (dense) {
       sums.target_dot = sums.target_dot + part.target_dot;

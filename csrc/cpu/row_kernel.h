@@ -5,10 +5,12 @@
 //   loss        from the statistics (row_math.h)
 //   gradient    from the row, by now in cache, into grad_logits, which may be the row itself
 //
-// Rows whose classes are not adjacent in memory go through a buffer of one row.
+// Rows whose classes are not adjacent in memory go through a buffer of one row. Whatever goes over
+// the classes goes by blocks, which workers may share.
 #pragma once
 
 #include "entries.h"
+#include "row_gradient.h"
 #include "row_sums.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
@@ -29,6 +31,7 @@ class RowKernel {
       : problem_(problem),
         typed_(problem),
         classes_(problem.classes),
+        blocks_(problem),
         entries_(typed_),
         row_{nullptr,      nullptr, problem.probs_dtype, typed_.class_coef, typed_.weight,
              typed_.prior, nullptr, typed_.uniform,      typed_.options} {}
@@ -45,7 +48,7 @@ class RowKernel {
       } else {
         recall(row);
       }
-      if (problem_.grad_logits.data) write_gradient(row);
+      if (problem_.grad_logits.data) make_gradient(row);
     }
   }
 
@@ -60,7 +63,7 @@ class RowKernel {
     if (matrix.class_stride == 1) return source;
     auto* copy = reinterpret_cast<std::remove_const_t<X>*>(
         buffer.get(classes_ * static_cast<int64_t>(sizeof(X))));
-    for (int64_t c = 0; c < classes_; ++c) copy[c] = source[c * matrix.class_stride];
+    gather(blocks_, source, matrix.class_stride, copy);
     return copy;
   }
 
@@ -97,18 +100,21 @@ class RowKernel {
 
   // ---- statistics -------------------------------------------------------------------------------
 
-  RowSums<T> sums_from(T shift) const { return row_sums(row_, classes_, shift); }
+  RowSums<T> sums_from(T shift) {
+    return row_sums(row_, blocks_, shift, sums_buffer_.get(blocks_.count));
+  }
 
   // One pass, from a guess at the maximum: the target's logit, so that the loss of a row that is
   // nearly right is the logarithm of nearly 1. Where other logits stand far above it, or it is
   // masked, a second pass takes the true maximum, as rows with class probabilities do at once.
-  RowSums<T> sums() const {
+  RowSums<T> sums() {
     if constexpr (!dense) {
       const int64_t target = entries_.empty() ? 0 : entries_.first().target;
       const RowSums<T> row = sums_from(finite_or_zero(logit(target)));
       if (row.stats.sum_exp > T(0.5) && row.stats.sum_exp < T(1e12)) return row;
     }
-    return sums_from(finite_or_zero(largest_logit(row_, classes_)));
+    return sums_from(
+        finite_or_zero(largest_logit(row_, blocks_, largest_buffer_.get(blocks_.count))));
   }
 
   // ---- loss -------------------------------------------------------------------------------------
@@ -156,7 +162,7 @@ class RowKernel {
                problem_.with_stats);
   }
 
-  RowPart<T> part(const ClassSums<T>& classes) const {
+  RowPart<T> part(const ClassSums<T>& classes) {
     const RowStats<T>& stats = sums_.stats;
     const Dots dots = this->dots();
     RowPart<T> part = row_part({stats.shift, stats.sum_exp, dots.spread}, terms_, classes,
@@ -259,40 +265,31 @@ class RowKernel {
   }
 
   // The first largest logit, or the first NaN.
-  int64_t argmax() const {
-    int64_t first = classes_;
-    if (!(sums_.stats.sum_exp == sums_.stats.sum_exp))
-      first = find_logit(row_, classes_, std::numeric_limits<T>::quiet_NaN());
-    if (first == classes_) first = find_logit(row_, classes_, largest_logit(row_, classes_));
-    return first == classes_ ? 0 : first;
+  int64_t argmax() {
+    if (!(sums_.stats.sum_exp == sums_.stats.sum_exp)) {
+      const T nan = std::numeric_limits<T>::quiet_NaN();
+      const int64_t first = find_logit(row_, 0, classes_, nan);
+      if (first < classes_) return first;
+    }
+    return find_largest(row_, blocks_, largest_buffer_.get(blocks_.count));
   }
 
   // ---- gradient ---------------------------------------------------------------------------------
 
-  void write_gradient(int64_t row) {
+  void make_gradient(int64_t row) {
     Element* destination = typed_.row_of(problem_.grad_logits, row);
     const int64_t stride = problem_.grad_logits.class_stride;
     Element* grad = stride == 1 ? destination : grad_buffer_.get(classes_);
-    int64_t c = 0;
-    if (!counts_) {
-      for (; c + V::size <= classes_; c += V::size) store(grad + c, V(T(0)));
-      if (c < classes_) store_first(grad + c, V(T(0)), classes_ - c);
-    } else {
-      const R r = row_;
-      const Element* ahead = read_ahead_;
-      const GradTerms<T> terms =
-          grad_terms(sums_.stats, terms_, typed_.incoming(row), typed_.options);
-      for (; c + V::size <= classes_; c += V::size) {
-        if (ahead) __builtin_prefetch(ahead + c);
-        store(grad + c, r.template gradient_at<true>(c, V::size, terms));
-      }
-      if (c < classes_)
-        store_first(grad + c, r.template gradient_at<false>(c, classes_ - c, terms), classes_ - c);
+    const GradTerms<T> terms =
+        grad_terms(sums_.stats, terms_, typed_.incoming(row), typed_.options);
+    blocks_.for_each([&](int64_t, int64_t begin, int64_t end) {
+      counts_ ? write_gradient(row_, terms, begin, end, grad, read_ahead_)
+              : write_zeros<V>(begin, end, grad);
+    });
+    if (counts_)
       for (const Entry<T>& entry : entries_)
         store_one(grad + entry.target, gradient_of(entry, terms));
-    }
-    if (stride != 1)
-      for (c = 0; c < classes_; ++c) destination[c * stride] = grad[c];
+    if (stride != 1) scatter(blocks_, grad, destination, stride);
   }
 
   // mass p_c and coef_c nearly cancel: their difference is rounded once. p_c takes the very
@@ -306,6 +303,7 @@ class RowKernel {
   const LossProblem& problem_;
   const TypedProblem<Element> typed_;
   const int64_t classes_;
+  const Blocks blocks_;
 
   // The row in hand.
   Entries<Element> entries_;
@@ -315,7 +313,8 @@ class RowKernel {
   const Element* read_ahead_ = nullptr;
   RowTerms<T> terms_;
   RowSums<T> sums_;
-  Buffer<T> exps_buffer_;
+  Buffer<T> exps_buffer_, largest_buffer_;
+  Buffer<RowSums<double>> sums_buffer_;
   Buffer<unsigned char> logits_buffer_, target_buffer_;
   Buffer<Element> grad_buffer_;
 };

@@ -1,6 +1,7 @@
 // Sums over the vectors of a row, and what is looked for in it.
 #pragma once
 
+#include "blocks.h"
 #include "row.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
@@ -10,7 +11,6 @@ constexpr int unroll = 4;
 // Rounding errors must not grow with the classes: so many vectors are added to an accumulator, then
 // the accumulators to those of a block, then the lanes of a block to the row's sum, a double.
 constexpr int64_t run = 16;
-constexpr int64_t block_classes = 4096;
 
 // ---- sums ---------------------------------------------------------------------------------------
 
@@ -34,29 +34,32 @@ RowSums<typename R::V> block_sums(const R& given, int64_t begin, int64_t end, ty
 }
 
 template <class R>
-void add_lanes(RowSums<double>& total, const RowSums<typename R::V>& block) {
-  total.stats.sum_exp += sum_lanes(block.stats.sum_exp);
-  total.stats.spread_dot += sum_lanes(block.stats.spread_dot);
+RowSums<double> sums_of_lanes(const RowSums<typename R::V>& block) {
+  RowSums<double> sums = empty_sums<double>();
+  sums.stats.sum_exp = sum_lanes(block.stats.sum_exp);
+  sums.stats.spread_dot = sum_lanes(block.stats.spread_dot);
   if constexpr (R::dense) {
-    total.target_dot += sum_lanes(block.target_dot);
-    total.target_sum += sum_lanes(block.target_sum);
+    sums.target_dot = sum_lanes(block.target_dot);
+    sums.target_sum = sum_lanes(block.target_sum);
   }
   if constexpr (R::is_general) {
-    total.classes.coef += sum_lanes(block.classes.coef);
-    total.classes.coef_log += sum_lanes(block.classes.coef_log);
-    total.classes.prior += sum_lanes(block.classes.prior);
+    sums.classes.coef = sum_lanes(block.classes.coef);
+    sums.classes.coef_log = sum_lanes(block.classes.coef_log);
+    sums.classes.prior = sum_lanes(block.classes.prior);
   }
+  return sums;
 }
 
-// Relative to `shift`.
+// Relative to `shift`. `of_blocks` takes the sums of each.
 template <class R>
-RowSums<typename R::T> row_sums(const R& row, int64_t classes, typename R::T shift) {
+RowSums<typename R::T> row_sums(const R& row, const Blocks& blocks, typename R::T shift,
+                                RowSums<double>* of_blocks) {
   using T = typename R::T;
+  blocks.for_each([&](int64_t block, int64_t begin, int64_t end) {
+    of_blocks[block] = sums_of_lanes<R>(block_sums(row, begin, end, shift));
+  });
   RowSums<double> total = empty_sums<double>();
-  for (int64_t begin = 0; begin < classes; begin += block_classes) {
-    const int64_t end = begin + block_classes < classes ? begin + block_classes : classes;
-    add_lanes<R>(total, block_sums(row, begin, end, shift));
-  }
+  for (int64_t block = 0; block < blocks.count; ++block) R::add(total, of_blocks[block]);
   return {{shift, T(total.stats.sum_exp), T(total.stats.spread_dot)},
           T(total.target_dot),
           T(total.target_sum),
@@ -66,27 +69,38 @@ RowSums<typename R::T> row_sums(const R& row, int64_t classes, typename R::T shi
 // ---- logits -------------------------------------------------------------------------------------
 
 template <class R>
-typename R::T largest_logit(const R& row, int64_t classes) {
+typename R::T largest_in(const R& row, int64_t begin, int64_t end) {
   using T = typename R::T;
   using V = typename R::V;
   V largest(-infinity<T>());
-  int64_t c = 0;
-  for (; c + V::size <= classes; c += V::size)
+  int64_t c = begin;
+  for (; c + V::size <= end; c += V::size)
     largest = max(row.template logits_at<true>(c, V::size), largest);
-  if (c < classes) {
-    const V last =
-        V::first(classes - c, row.template logits_at<false>(c, classes - c), V(-infinity<T>()));
+  if (c < end) {
+    const V last = V::first(end - c, row.template logits_at<false>(c, end - c), V(-infinity<T>()));
     largest = max(last, largest);
   }
   return max_lanes(largest);
 }
 
-// The first class whose logit is `value`, which may be NaN; or the number of classes.
+// `of_blocks` takes the largest of each.
 template <class R>
-int64_t find_logit(const R& row, int64_t classes, typename R::T value) {
+typename R::T largest_logit(const R& row, const Blocks& blocks, typename R::T* of_blocks) {
+  blocks.for_each([&](int64_t block, int64_t begin, int64_t end) {
+    of_blocks[block] = largest_in(row, begin, end);
+  });
+  typename R::T largest = -infinity<typename R::T>();
+  for (int64_t block = 0; block < blocks.count; ++block)
+    largest = of_blocks[block] > largest ? of_blocks[block] : largest;
+  return largest;
+}
+
+// The first class of [begin, end) whose logit is `value`, which may be NaN; or `end`.
+template <class R>
+int64_t find_logit(const R& row, int64_t begin, int64_t end, typename R::T value) {
   using V = typename R::V;
-  for (int64_t c = 0; c < classes; c += V::size) {
-    const int64_t count = classes - c < V::size ? classes - c : V::size;
+  for (int64_t c = begin; c < end; c += V::size) {
+    const int64_t count = end - c < V::size ? end - c : V::size;
     const V x = count == V::size ? row.template logits_at<true>(c, count)
                                  : row.template logits_at<false>(c, count);
     const auto found = value == value ? x == V(value) : ~(x == x);
@@ -94,7 +108,20 @@ int64_t find_logit(const R& row, int64_t classes, typename R::T value) {
     for (int i = 0; i < count; ++i)
       if (found[i]) return c + i;
   }
-  return classes;
+  return end;
+}
+
+// The first class whose logit is the largest; 0 where all are NaN.
+template <class R>
+int64_t find_largest(const R& row, const Blocks& blocks, typename R::T* of_blocks) {
+  const auto largest = largest_logit(row, blocks, of_blocks);
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    if (of_blocks[block] != largest) continue;
+    const int64_t end = blocks.end_of(block);
+    const int64_t first = find_logit(row, blocks.begin_of(block), end, largest);
+    if (first < end) return first;
+  }
+  return 0;
 }
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

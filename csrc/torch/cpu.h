@@ -51,7 +51,7 @@ class CpuCall : public Call {
     take_classes();
     take_denominator();
     auto [loss, row_stats, predicted] = make_outputs(with_stats);
-    run(cpu::process_rows);
+    process_rows();
     return {reduction_ == Reduction::none ? loss : reduced(loss), row_stats, predicted};
   }
 
@@ -59,14 +59,14 @@ class CpuCall : public Call {
     take_classes();
     take_denominator();
     take_inputs(grad_loss, row_stats);
-    run(cpu::process_rows);
+    process_rows();
   }
 
   // Throws nothing for a target that is no class: all ranks shall learn of it.
   Tensor partial(bool with_stats) {
     take_classes();
     const Tensor parts = make_parts(with_stats);
-    run(cpu::process_rows);
+    process_rows();
     return parts;
   }
 
@@ -74,11 +74,13 @@ class CpuCall : public Call {
     take_denominator();
     take_parts(parts);
     auto [loss, row_stats, predicted] = make_outputs(with_stats);
-    run(cpu::combine_rows);
+    share_out(problem_.rows, cpu::combine_rows);
     return {reduction_ == Reduction::none ? loss : reduced(loss), row_stats, predicted};
   }
 
  private:
+  static constexpr int64_t elements_a_thread = 32768;
+
   void take_classes() {
     if ((weight_ && !problem_.options.weight_over_target) || prior_)
       make_class_coef();
@@ -153,12 +155,25 @@ class CpuCall : public Call {
     return found;
   }
 
+  // Rows are shared out whole. Of those that are then left, fewer than there are threads, the
+  // blocks are, if they are long.
+  void process_rows() const {
+    const bool are_long = problem_.classes >= 2 * elements_a_thread;
+    const int64_t left = are_long ? problem_.rows % torch::stable::get_num_threads() : 0;
+    share_out(problem_.rows - left, cpu::process_rows);
+    LossProblem shared = problem_;
+    shared.workers = [](int64_t count, Work work, const void* context) {
+      torch::stable::parallel_for(0, count, elements_a_thread / cpu::block_classes,
+                                  [&](int64_t begin, int64_t end) { work(context, begin, end); });
+    };
+    if (left) cpu::process_rows(shared, problem_.rows - left, problem_.rows);
+  }
+
   template <class Process>
-  void run(const Process& process) const {
-    constexpr int64_t elements_a_thread = 32768;
+  void share_out(int64_t rows, const Process& process) const {
     const int64_t grain =
         std::max<int64_t>(1, elements_a_thread / std::max<int64_t>(1, problem_.classes));
-    torch::stable::parallel_for(0, problem_.rows, grain,
+    torch::stable::parallel_for(0, rows, grain,
                                 [&](int64_t begin, int64_t end) { process(problem_, begin, end); });
   }
 

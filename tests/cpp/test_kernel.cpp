@@ -84,21 +84,39 @@ void check(const Case& c) {
   call.compare(before, tolerance, tolerance, 1, Format<Element>::rounding);
 }
 
-// The same rows split over threads: the same bits.
-void on_threads() {
-  const Case c = {64, 777, 1, true, false, false, true, true};
+// range(begin, end) for ranges of `length`, each on a thread.
+template <int64_t length, class Range>
+void on_threads(int64_t count, const Range& range) {
+  std::vector<std::thread> threads;
+  for (int64_t begin = 0; begin < count; begin += length) {
+    const int64_t end = begin + length < count ? begin + length : count;
+    threads.emplace_back([&range, begin, end] { range(begin, end); });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+// process(problem), which uses threads, makes the same bits as one thread does.
+template <class Process>
+void check_threads(const Case& c, const Process& process) {
   Random one, other;
   Call<float> serial(c, one), parallel(c, other);
   cpu::process_rows(serial.problem(DType::float32), 0, c.rows);
-  const LossProblem problem = parallel.problem(DType::float32);
-  std::vector<std::thread> threads;
-  for (int64_t begin = 0; begin < c.rows; begin += 13) {
-    const int64_t end = begin + 13 < c.rows ? begin + 13 : c.rows;
-    threads.emplace_back([&problem, begin, end] { cpu::process_rows(problem, begin, end); });
-  }
-  for (std::thread& thread : threads) thread.join();
-  CHECK(serial.logits == parallel.logits && serial.loss == parallel.loss,
+  process(parallel.problem(DType::float32));
+  CHECK(serial.logits == parallel.logits && serial.grad == parallel.grad &&
+            serial.loss == parallel.loss && serial.predicted == parallel.predicted,
         "threads changed the result");
+}
+
+void rows_on_threads(const LossProblem& problem) {
+  on_threads<13>(problem.rows,
+                 [&](int64_t begin, int64_t end) { cpu::process_rows(problem, begin, end); });
+}
+
+void blocks_on_threads(LossProblem problem) {
+  problem.workers = [](int64_t count, Work work, const void* context) {
+    on_threads<3>(count, [=](int64_t begin, int64_t end) { work(context, begin, end); });
+  };
+  cpu::process_rows(problem, 0, problem.rows);
 }
 
 }  // namespace
@@ -136,5 +154,10 @@ int main() {
       check<Float16>(across);
     }
   }
-  on_threads();
+  check_threads({64, 777, 1, true, false, false, true, true}, rows_on_threads);
+  for (bool inplace : {false, true})
+    for (bool probabilities : {false, true})
+      for (int64_t class_stride : {1, 3})  // too many classes for a tile
+        check_threads({3, 140001, class_stride, true, probabilities, true, inplace, true},
+                      blocks_on_threads);
 }

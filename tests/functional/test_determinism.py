@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from checks import DTYPES, REDUCTIONS
+from checks import DTYPES, REDUCTIONS, check
 from torch import Tensor
 
-from labelsmooth import label_smoothing_loss
+from labelsmooth import SparseTarget, label_smoothing_loss
 
 # Shapes that are split differently among threads: many short rows (more than 32,768, from where
-# torch's own sum over them depends on the threads), few long ones, one, and a strided class axis
-SHAPES = [(70_001, 5), (65, 8193), (1, 100_003), (3, 21, 50, 51)]
+# torch's own sum over them depends on the threads), few long ones, one and two that are shared out
+# by their blocks, and a strided class axis
+SHAPES = [(70_001, 5), (65, 8193), (1, 262_144), (2, 1_000_003), (3, 21, 50, 51)]
+THREADS = (1, 2, 3, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +27,10 @@ def restored_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def outputs(
-    logits: Tensor, target: Tensor, grad_loss: Tensor, **options: Any
-) -> tuple[Tensor, ...]:
+def outputs(logits: Tensor, target: Any, grad_loss: Tensor, **options: Any) -> tuple[Tensor, ...]:
     leaf = logits.detach().requires_grad_()
-    loss, stats = label_smoothing_loss(leaf, target, return_stats=True, backend="cpu", **options)
+    given = leaf.clone() if options.get("inplace") else leaf
+    loss, stats = label_smoothing_loss(given, target, return_stats=True, backend="cpu", **options)
     (grad,) = torch.autograd.grad(loss, leaf, grad_loss)
     return (loss.detach(), grad, *stats)
 
@@ -53,10 +55,78 @@ def test_threads_and_runs(
 
     torch.set_num_threads(1)
     expected = outputs(logits, target, grad_loss, **options)
-    for threads in (1, 2, 2, 3):
+    for threads in (*THREADS, THREADS[-1]):
         torch.set_num_threads(threads)
         again = outputs(logits, target, grad_loss, **options)
         assert all(map(torch.equal, again, expected))
+
+
+class TestBlocksOfARow:
+    """Of three long rows four threads share each, two the last one, and three or one none."""
+
+    ROWS, CLASSES = 3, 200_001
+
+    def problem(self, kind: str, apart: bool, dtype: torch.dtype) -> tuple[Tensor, Any]:
+        shape = (self.ROWS, self.CLASSES)
+        logits = torch.randn(*shape, 2).to(dtype)[..., 0] if apart else torch.randn(shape).to(dtype)
+        logits[:, ::5] = -math.inf
+        target = torch.randint(self.CLASSES // 5, (self.ROWS, 4)) * 5 + 1
+        if kind == "classes":
+            return logits, target[:, 0]
+        if kind == "sparse":
+            return logits, SparseTarget(target, torch.rand(target.shape).to(logits.dtype))
+        probs = torch.rand(shape).index_fill(1, torch.arange(0, self.CLASSES, 5), 0.0)
+        return logits, (probs / probs.double().sum(1, keepdim=True)).to(dtype)
+
+    @pytest.fixture(params=["classes", "sparse", "probs"])
+    def kind(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @pytest.fixture(params=["unmasked", "weight", "softcap"])
+    def options(self, request: pytest.FixtureRequest) -> dict[str, Any]:
+        """With no share in the loss for the classes whose logit is -inf."""
+        weight = torch.rand(self.CLASSES)
+        weight[::5] = 0.0
+        return {
+            "label_smoothing": 0.1,
+            **{
+                "unmasked": {"smooth_over": "unmasked"},
+                "weight": {"weight": weight},
+                "softcap": {"softcap": 2.0},
+            }[request.param],
+        }
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_equal_the_reference(
+        self, apart: bool, kind: str, options: dict[str, Any], dtype: torch.dtype
+    ) -> None:
+        logits, target = self.problem(kind, apart, dtype)
+        torch.set_num_threads(4)
+        check(logits, target, backend="cpu", **options)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_the_same_bits(
+        self, apart: bool, kind: str, options: dict[str, Any], dtype: torch.dtype
+    ) -> None:
+        """A gradient that is made with the loss and one that is made later; each in place too; of
+        rows that are read twice, as their target is masked, and of NaN."""
+        logits, target = self.problem(kind, apart, dtype)
+        if kind == "classes":
+            logits[0, target[0]] = -math.inf
+        logits[1, 170_000] = math.nan
+        for reduction in ("sum", "none"):
+            grad_loss = torch.ones(self.ROWS if reduction == "none" else ()).double()
+            grad_loss = grad_loss.to(torch.float64 if dtype == torch.float64 else torch.float32)
+            for inplace in (False, True):
+                call = {"reduction": reduction, "inplace": inplace, **options}
+                expected: tuple[Tensor, ...] = ()
+                for threads in THREADS:
+                    torch.set_num_threads(threads)
+                    made = outputs(logits, target, grad_loss, **call)
+                    expected = expected or made
+                    torch.testing.assert_close(made, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
