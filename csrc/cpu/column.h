@@ -1,6 +1,7 @@
 // A column of a tile: C vectors of rows, a lane a row, and sums over their classes.
 #pragma once
 
+#include "targets.h"
 #include "tile.h"
 #include "vec_math.h"
 
@@ -11,26 +12,22 @@ namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 constexpr int64_t few_classes = 32;
 template <class V>
 struct LaneSums {
-  double lanes[V::size] = {};
-  void add(V part) {
-    for (int64_t i = 0; i < V::size; ++i) lanes[i] += static_cast<double>(part.lanes[i]);
-  }
-  V value() const {
-    V value;
-    for (int64_t i = 0; i < V::size; ++i)
-      value.lanes[i] = static_cast<std::decay_t<decltype(value.lanes[i])>>(lanes[i]);
-    return value;
-  }
+  Native<double, V::size> lanes = {};
+  void add(V part) { lanes += __builtin_convertvector(part.lanes, Native<double, V::size>); }
+  V value() const { return V(__builtin_convertvector(lanes, typename V::Lanes)); }
 };
 
-// soft: the target is probabilities, of all classes or of a few, which the tile has for all.
-//
+// What the target is: one class, `plain` without class coefficients and masks; or probabilities, of
+// all classes or of a few, which the tile has for all.
+enum class Kind { plain, one_class, soft };
+
 // Loops take a copy of it, so that the compiler knows that no store changes its members.
-template <class Element, bool soft>
+template <class Element, Kind kind>
 struct Column {
+  static constexpr bool soft = kind == Kind::soft;
   using T = typename TypedProblem<Element>::T;
   using V = Vec<T>;
-  using Index = typename V::Mask;  // classes, in the lanes of V
+  using Index = typename V::Mask;
   using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
   int64_t classes;
@@ -38,37 +35,22 @@ struct Column {
   const T* probs;
   const T* class_coef;
   const T* weight;
+  const Element* next;  // C vectors of elements to be fetched by and by, or nullptr
   T uniform;
   LossOptions<T> options;
-  Index target;   // -1 where the row is ignored or its target is not one class of this part
-  Index ignored;  // -1, else 0
-  Index counts;   // 0 where the row is ignored or of weight 0, else -1
-  Index invalid;  // -1 where the target is no class, else 0
-  V target_prior, target_weight;
-
-  V if_it_counts(V value) const { return select(counts != 0, value, V(T(0))); }
-  V if_here(V value) const { return select(target < 0, V(T(0)), value); }
-  V unless_ignored(V value) const { return select(ignored == 0, value, V(T(0))); }
 
   V logit(int64_t c) const { return load(x + c * V::size); }
-  V logit_of_target() const {
-    V own(T(0));
-    for (int64_t i = 0; i < V::size; ++i)
-      if (target[i] >= 0) own.lanes[i] = x[target[i] * V::size + i];
-    return own;
-  }
+  T& at(int64_t row, int64_t c) const { return x[c * V::size + row]; }
 
-  // coef_c of a class, from beta, kappa and coef_y, which may be scaled.
-  template <class Terms>
-  LABELSMOOTH_HD V coef_at(int64_t c, V x, const Terms& terms, V target_coef) const {
-    const V spread = unless_masked(V(class_coef ? class_coef[c] : uniform), x, options);
-    if constexpr (soft) {
-      V prob = terms.kappa * load(probs + c * V::size);
-      if (weight) prob = weighted(prob, V(weight[c]));
-      return soft_coef(spread, prob, terms.beta);
-    } else {
-      return select(target == static_cast<Integer>(c), target_coef, terms.beta * spread);
-    }
+  // v_c of a class, from its logit as it was given.
+  LABELSMOOTH_HD V spread_at(int64_t c, V x0) const {
+    if constexpr (kind == Kind::plain) return V(uniform);
+    return unless_masked(V(class_coef ? class_coef[c] : uniform), x0, options);
+  }
+  // kappa w_c t_c, where the target is probabilities.
+  LABELSMOOTH_HD V target_at(int64_t c, V kappa) const {
+    const V prob = kappa * load(probs + c * V::size);
+    return weight ? weighted(prob, V(weight[c])) : prob;
   }
 
   // ---- sums -------------------------------------------------------------------------------------
@@ -86,42 +68,57 @@ struct Column {
 
   // The sum of term(t_c, x_c).
   template <class Term>
-  V sum_over_target(const Term& term) const {
+  V sum_over_target(const Targets<T>& targets, const OneClass<T>& one, const Term& term) const {
     if constexpr (soft)
       return sum_over_classes([&](int64_t c) { return term(load(probs + c * V::size), logit(c)); });
     else
-      return if_here(term(V(T(1)), logit_of_target()));
+      return targets.if_here(term(V(T(1)), one.logit));
   }
   // From an lse that is taken to the same point.
-  V nll_from(V point, V lse) const {
-    return sum_over_target([&](V prob, V x) { return soft_nll(prob, lse, x - point); });
+  V nll_from(const Targets<T>& targets, const OneClass<T>& one, V point, V lse) const {
+    return sum_over_target(targets, one,
+                           [&](V prob, V x) { return soft_nll(prob, lse, x - point); });
   }
 
+  // spread_dot is of beta v_c + kappa w_c t_c where the target is probabilities, and `mass` the sum
+  // of these; else of v_c, without what the one class has besides.
   struct Sums {
-    RowStats<V> stats;  // whose spread_dot is of the whole coefficients, the target's too
-    V mass;             // their sum
+    RowStats<V> stats;
+    V mass;
   };
 
   // Relative to `shift`. keep: the exponentials take the logits' place.
-  static Sums sums(const Column column, const RowTerms<V> terms, V target_coef, V shift,
-                   bool keep) {
+  static Sums sums(const Column column, const RowTerms<V> terms, V shift, bool keep) {
+    constexpr bool plain = kind == Kind::plain;
     LaneSums<V> sum_exp, coef_dot, coef_sum;
     for (int64_t begin = 0; begin < column.classes; begin += few_classes) {
       RowStats<V> part = empty_stats<V>();
       V mass(T(0));
       for (int64_t c = begin; c < column.few_from(begin); ++c) {
+        if (column.next) __builtin_prefetch(column.next + c * V::size, 0, 2);
         const V x = column.logit(c), difference = x - shift;
         const V exp_x = exp_of<Element>(difference);
         if (keep) store(column.x + c * V::size, exp_x);
-        const V coef = column.coef_at(c, x, terms, target_coef);
-        part = add(part, {shift, exp_x, weighted(coef, difference)});
-        if (soft) mass = mass + coef;
+        V coef = column.spread_at(c, x);
+        if constexpr (soft) {
+          coef = soft_coef(coef, column.target_at(c, terms.kappa), terms.beta);
+          mass = mass + coef;
+        }
+        part = add(part, {shift, exp_x, plain ? difference : weighted(coef, difference)});
       }
       sum_exp.add(part.sum_exp);
-      coef_dot.add(part.spread_dot);
+      coef_dot.add(plain ? V(column.uniform) * part.spread_dot : part.spread_dot);
       if (soft) coef_sum.add(mass);
     }
     return {{shift, sum_exp.value(), coef_dot.value()}, coef_sum.value()};
+  }
+
+  // The sum of v_c (x_c - point) without that of the target's class.
+  V spread_dot_without(Index target, V point) const {
+    return sum_over_classes([&](int64_t c) {
+      const V x = logit(c), coef = spread_at(c, x);
+      return select(target == static_cast<Integer>(c), V(T(0)), weighted(coef, x - point));
+    });
   }
 
   // The class of the largest logit, the first of them, or of the first NaN.

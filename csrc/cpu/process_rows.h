@@ -1,16 +1,25 @@
 // From run-time options to a kernel.
 #pragma once
 
-#include "row_kernel.h"
+#include "group_kernel.h"
 #include "tile_kernel.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
+template <class Element, bool general, class Probs, bool transformed>
+void process_by_row(const LossProblem& problem, int64_t begin, int64_t end) {
+  if constexpr (std::is_void_v<Probs>) {
+    using Group = GroupKernel<Element, general, transformed>;
+    if (Group::takes(problem)) return Group(problem).process(begin, end);
+  }
+  RowKernel<Element, general, Probs, transformed>(problem).process(begin, end);
+}
+
 template <class Element, bool general, class Probs>
 void process_by_row(const LossProblem& problem, int64_t begin, int64_t end) {
   TypedProblem<Element>(problem).transformed
-      ? RowKernel<Element, general, Probs, true>(problem).process(begin, end)
-      : RowKernel<Element, general, Probs, false>(problem).process(begin, end);
+      ? process_by_row<Element, general, Probs, true>(problem, begin, end)
+      : process_by_row<Element, general, Probs, false>(problem, begin, end);
 }
 
 template <class Element, class Probs>
@@ -30,10 +39,13 @@ void process_probs(const LossProblem& problem, int64_t begin, int64_t end) {
 
 template <class Element>
 void process_element(const LossProblem& problem, int64_t begin, int64_t end) {
-  if (TileKernel<Element, false>::takes(problem)) {
-    problem.target && !problem.sparse_probs
-        ? TileKernel<Element, false>(problem).process(begin, end)
-        : TileKernel<Element, true>(problem).process(begin, end);
+  using Group = GroupKernel<Element, false, false>;
+  if (!Group::takes(problem) && TileKernel<Element, Kind::soft>::takes(problem)) {
+    const bool soft = !problem.target || problem.sparse_probs;
+    const bool plain = !problem.class_coef && !problem.options.over_unmasked();
+    soft    ? TileKernel<Element, Kind::soft>(problem).process(begin, end)
+    : plain ? TileKernel<Element, Kind::plain>(problem).process(begin, end)
+            : TileKernel<Element, Kind::one_class>(problem).process(begin, end);
   } else {
     problem.target ? process_target<Element, void>(problem, begin, end)
                    : process_probs<Element>(problem, begin, end);

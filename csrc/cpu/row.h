@@ -87,7 +87,8 @@ struct Row {
     return general && weight ? weighted(probs, classes_at<whole>(weight, c, count)) : probs;
   }
 
-  // One more vector of classes in lanes of sums, all relative to `shift`.
+  // One more vector of classes in lanes of sums, all relative to `shift`, which are then to be
+  // finished.
   template <bool whole>
   LABELSMOOTH_HD void accumulate(RowSums<V>& sums, int64_t c, int64_t count, T shift) const {
     __builtin_prefetch(logits + c + prefetch_bytes / static_cast<int64_t>(sizeof(Element)));
@@ -99,9 +100,11 @@ struct Row {
     RowStats<V>& stats = sums.stats;
     stats.sum_exp = stats.sum_exp + exp_x;
     const V coef = coef_at<whole>(c, count, x0);
-    constexpr bool never_zero = whole && !general;
-    stats.spread_dot =
-        stats.spread_dot + (never_zero ? coef * difference : weighted(coef, difference));
+    if constexpr (general)
+      stats.spread_dot = stats.spread_dot + weighted(coef, difference);
+    else
+      stats.spread_dot =
+          stats.spread_dot + (whole ? difference : V::first(count, difference, V(T(0))));
     if constexpr (dense) {
       const V probs = weighted_probs_at<whole>(c, count, T(1));
       sums.target_dot = sums.target_dot + weighted(probs, difference);
@@ -118,6 +121,12 @@ struct Row {
     sums.prior = sums.prior + unless_masked(spread, x0, options);
     sums.coef = sums.coef + coef;
     if (options.kl_div) sums.coef_log = sums.coef_log + coef_log_of_class(coef, spread);
+  }
+
+  // Where all v_c are 1/C, differences are summed by themselves.
+  LABELSMOOTH_HD RowSums<V> finished(RowSums<V> sums) const {
+    if (!general) sums.stats.spread_dot = V(uniform) * sums.stats.spread_dot;
+    return sums;
   }
 
   template <class X>

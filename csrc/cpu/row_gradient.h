@@ -8,8 +8,9 @@ namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 // Of classes [begin, end). `ahead`, if it is not nullptr, is the next row, of which the same
 // classes are fetched.
 template <class R, class Element, class T>
-void write_gradient(const R& given_row, const GradTerms<T>& given_terms, int64_t begin, int64_t end,
-                    Element* grad, const Element* ahead) {
+LABELSMOOTH_HD void write_gradient(const R& given_row, const GradTerms<T>& given_terms,
+                                   int64_t begin, int64_t end, Element* grad,
+                                   const Element* ahead) {
   constexpr int64_t size = R::V::size;
   const R row = given_row;
   const GradTerms<T> terms = given_terms;

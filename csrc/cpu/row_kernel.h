@@ -17,8 +17,10 @@ namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
 // Up to here the gradient takes the exponentials that the statistics left in cache.
 constexpr int64_t kept_classes = 131072;
-// While a row's gradient is written, the next row is fetched, if both fit in cache.
-constexpr int64_t read_ahead_classes = 65536;
+// While a row's gradient is written, the next row is fetched, if it is short: the hardware's own
+// fetching, which ends at a page, does well with long ones.
+constexpr int64_t read_ahead_bytes = 8192;
+
 template <class Element, bool general, class Probs, bool transformed>
 class RowKernel {
   using R = Row<Element, general, Probs, transformed>;
@@ -89,7 +91,10 @@ class RowKernel {
       for (int64_t k = 0; k < problem_.target_classes; ++k)
         __builtin_prefetch(next + clamped(typed_.class_of(typed_.target_of(row, k))) * stride);
     }
-    read_ahead_ = stride == 1 && classes_ <= read_ahead_classes ? next : nullptr;
+    read_ahead_ =
+        stride == 1 && classes_ * static_cast<int64_t>(sizeof(Element)) <= read_ahead_bytes
+            ? next
+            : nullptr;
   }
 
   // A class of this part, whatever an entry holds.
@@ -111,7 +116,7 @@ class RowKernel {
     if constexpr (!dense) {
       const int64_t target = entries_.empty() ? 0 : entries_.first().target;
       const RowSums<T> row = sums_from(finite_or_zero(logit(target)));
-      if (row.stats.sum_exp > T(0.5) && row.stats.sum_exp < T(1e12)) return row;
+      if (is_well_scaled(row.stats.sum_exp)) return row;
     }
     return sums_from(
         finite_or_zero(largest_logit(row_, blocks_, largest_buffer_.get(blocks_.count))));

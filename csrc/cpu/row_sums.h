@@ -30,7 +30,31 @@ RowSums<typename R::V> block_sums(const R& given, int64_t begin, int64_t end, ty
   }
   for (; c + V::size <= end; c += V::size) row.template accumulate<true>(block, c, V::size, shift);
   if (c < end) row.template accumulate<false>(block, c, end - c, shift);
-  return block;
+  return row.finished(block);
+}
+
+// Of a row so short that one accumulator does.
+template <class R>
+constexpr bool is_short(int64_t classes) {
+  return classes <= 2 * run * R::V::size;
+}
+template <class R>
+LABELSMOOTH_HD RowSums<typename R::V> short_sums(const R& row, int64_t classes,
+                                                 typename R::T shift) {
+  using V = typename R::V;
+  RowSums<V> sums = empty_sums<V>();
+  int64_t c = 0;
+  for (; c + V::size <= classes; c += V::size)
+    row.template accumulate<true>(sums, c, V::size, shift);
+  if (c < classes) row.template accumulate<false>(sums, c, classes - c, shift);
+  return row.finished(sums);
+}
+
+// Whether a sum of exponentials was taken from a point near the largest logit. If not, it has lost
+// digits, or is about to.
+template <class X>
+LABELSMOOTH_HD auto is_well_scaled(X sum_exp) {
+  return (sum_exp > X(0.5f)) & (X(1e12f) > sum_exp);
 }
 
 template <class R>

@@ -2,12 +2,14 @@
 // lane a row.
 #pragma once
 
+#include "transpose.h"
 #include "typed_problem.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// A tile has this many rows if it then has no more than this many elements: long runs of memory,
-// but what stays in cache. With many classes it has fewer rows, and more elements if it must.
+// Where a row's classes lie apart, a tile has this many rows if it then has no more than this many
+// elements: long runs of memory, but what stays in cache. With many classes it has fewer rows, and
+// more elements if it must. Where they are adjacent, one column is a long run.
 constexpr int64_t rows_wanted = 512;
 constexpr int64_t elements_wanted = 1 << 17;
 constexpr int64_t most_in_tile = 1 << 19;
@@ -23,9 +25,9 @@ class Tile {
       : typed_(problem),
         problem_(problem.untyped),
         classes_(problem.classes),
-        width(rows_in_tile(problem.classes)),
-        logits(logits_buffer_.get(width * classes_)),
-        probs(with_probs ? probs_buffer_.get(width * classes_) : nullptr) {}
+        width(problem.untyped.logits.class_stride == 1 ? V::size : rows_in_tile(problem.classes)),
+        logits(logits_buffer_.get(width * classes_ + V::size * V::size)),
+        probs(with_probs ? probs_buffer_.get(width * classes_ + V::size * V::size) : nullptr) {}
 
   void read(int64_t row, int64_t count) const {
     read(static_cast<const Element*>(problem_.logits.data), problem_.logits, row, count, logits);
@@ -34,18 +36,10 @@ class Tile {
 
   void write(int64_t row, int64_t count) const {
     const Matrix& matrix = problem_.grad_logits;
-    const int64_t stride = row_stride(matrix);
     Element* destination = typed_.row_of(matrix, row);
-    for (int64_t c = 0; c < classes_; ++c, destination += matrix.class_stride) {
-      const T* source = logits + c * V::size;
-      int64_t i = 0;
-      if (stride == 1)
-        for (; i + V::size <= count; i += V::size)
-          store(destination + i, load(source + i * classes_));
-      for (; i < count; i += V::size)
-        store_apart(destination + i * stride, load(source + i * classes_), min(count - i, V::size),
-                    stride);
-    }
+    const int64_t stride = row_stride(matrix);
+    matrix.class_stride == 1 ? write_rows(destination, stride, count)
+                             : write_classes(destination, matrix.class_stride, stride, count);
   }
 
  private:
@@ -62,14 +56,84 @@ class Tile {
 
   template <class X>
   void read(const X* data, const Matrix& matrix, int64_t row, int64_t count, T* tile) const {
-    const int64_t stride = row_stride(matrix);
     const X* source = data + typed_.offset_of(matrix, row);
-    for (int64_t c = 0; c < classes_; ++c, source += matrix.class_stride) {
-      T* destination = tile + c * V::size;
+    const int64_t stride = row_stride(matrix);
+    matrix.class_stride == 1 ? read_rows(source, stride, count, tile)
+                             : read_classes(source, matrix.class_stride, stride, count, tile);
+  }
+
+  // ---- classes lie apart: class by class, a vector of rows at a time ----------------------------
+
+  template <class X>
+  void read_classes(const X* source, int64_t class_stride, int64_t stride, int64_t count,
+                    T* tile) const {
+    for (int64_t c = 0; c < classes_; ++c, source += class_stride)
       for (int64_t i = 0; i < count; i += V::size)
-        store(destination + i * classes_,
+        store(tile + i * classes_ + c * V::size,
               load_apart_as<T>(source + i * stride, min(count - i, V::size), stride));
+  }
+
+  void write_classes(Element* destination, int64_t class_stride, int64_t stride,
+                     int64_t count) const {
+    for (int64_t c = 0; c < classes_; ++c, destination += class_stride) {
+      const T* source = logits + c * V::size;
+      int64_t i = 0;
+      if (stride == 1)
+        for (; i + V::size <= count; i += V::size)
+          store(destination + i, load(source + i * classes_));
+      for (; i < count; i += V::size)
+        store_apart(destination + i * stride, load(source + i * classes_), min(count - i, V::size),
+                    stride);
     }
+  }
+
+  // ---- classes are adjacent: row by row, a square of rows and classes at a time -----------------
+
+  // How many of a square's rows have a vector's elements in this tile: where rows follow each
+  // other, those behind a row's last class are the next rows'.
+  int64_t whole_rows(int64_t stride, int64_t rows_left, int64_t c) const {
+    if (c + V::size <= classes_) return min(rows_left, V::size);
+    if (stride != classes_) return 0;
+    const int64_t elements = rows_left * stride - c;  // from the square's first one on
+    return elements < V::size ? 0 : min((elements - V::size) / stride + 1, V::size);
+  }
+
+  template <class X>
+  void read_rows(const X* source, int64_t stride, int64_t count, T* tile) const {
+    for (int64_t first = 0; first < count; first += V::size, tile += V::size * classes_)
+      for (int64_t c = 0; c < classes_; c += V::size) {
+        const X* place = source + first * stride + c;
+        const int64_t whole = whole_rows(stride, count - first, c);
+        V square[V::size], turned[V::size];
+        if (whole == V::size)
+          for (int k = 0; k < V::size; ++k) square[k] = load_as<T>(place + k * stride, V::size);
+        else
+          for (int64_t k = 0; k < V::size; ++k)
+            square[k] = load_as<T>(place + min(k, count - 1 - first) * stride,
+                                   k < whole ? V::size : min(classes_ - c, V::size));
+        transpose(square, turned);
+        for (int k = 0; k < V::size; ++k) store(tile + (c + k) * V::size, turned[k]);
+      }
+  }
+
+  // From the last classes to the first, and row after row: what a vector leaves in the next rows is
+  // overwritten by what belongs there.
+  void write_rows(Element* destination, int64_t stride, int64_t count) const {
+    const T* source = logits;
+    for (int64_t first = 0; first < count; first += V::size, source += V::size * classes_)
+      for (int64_t c = (classes_ - 1) / V::size * V::size; c >= 0; c -= V::size) {
+        Element* place = destination + first * stride + c;
+        const int64_t whole = whole_rows(stride, count - first, c);
+        V square[V::size], turned[V::size];
+        for (int k = 0; k < V::size; ++k) square[k] = load(source + (c + k) * V::size);
+        transpose(square, turned);
+        if (whole == V::size)
+          for (int k = 0; k < V::size; ++k) store(place + k * stride, turned[k]);
+        else
+          for (int64_t k = 0; k < min(count - first, V::size); ++k)
+            k < whole ? store(place + k * stride, turned[k])
+                      : store_first(place + k * stride, turned[k], min(classes_ - c, V::size));
+      }
   }
 
   // The place of a row's class in the tile.

@@ -1,23 +1,30 @@
-// The CPU kernel for rows whose classes lie apart in memory, (N, C, d1, ...): a lane is a row.
+// The CPU kernel where a lane is a row: for classes that lie apart in memory, (N, C, d1, ...), and
+// for few of them, for which a row's own work, sums across lanes and a logarithm, would be the
+// most.
 //
 // A tile is neighbouring rows with all their classes, in a buffer that stays in cache:
 //
-//   in      class by class, so that memory is read in long runs
+//   in      in long runs of memory (tile.h)
 //   column  a vector of rows: loss and gradient, which takes the place of the logits in the tile
-//   out     class by class, into grad_logits, which may be the logits themselves
+//   out     as it came, into grad_logits, which may be the logits themselves
 #pragma once
 
 #include "column.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// soft: the target is probabilities, of all classes or of a few, which the tile has for all.
-template <class Element, bool soft>
+// Up to here rows whose classes are adjacent are turned into lanes.
+constexpr int64_t most_adjacent = 64;
+
+template <class Element, Kind kind>
 class TileKernel {
+  static constexpr bool soft = kind == Kind::soft;
   using P = TypedProblem<Element>;
   using T = typename P::T;
   using V = Vec<T>;
-  using Column = cpu::LABELSMOOTH_ISA::Column<Element, soft>;
+  using Column = cpu::LABELSMOOTH_ISA::Column<Element, kind>;
+  using Targets = cpu::LABELSMOOTH_ISA::Targets<T>;
+  using OneClass = cpu::LABELSMOOTH_ISA::OneClass<T>;
   using Index = typename Column::Index;
 
  public:
@@ -28,18 +35,22 @@ class TileKernel {
   // they were given, which a tile does not keep; and where they are left out, a part of a row has
   // what is spread by itself.
   static bool takes(const LossProblem& problem) {
-    return problem.logits.class_stride != 1 && problem.classes * V::size <= most_in_tile &&
+    const int64_t most = problem.logits.class_stride == 1 ? most_adjacent : most_in_tile / V::size;
+    return problem.classes <= most &&
            !(problem.options.over_unmasked() &&
              (problem.parts || TypedProblem<Element>(problem).transformed));
   }
 
   // Tiles begin at multiples of their width, wherever the rows begin: whole cache lines.
   void process(int64_t begin, int64_t end) {
+    const bool adjacent = problem_.logits.class_stride == 1;
     for (int64_t row = begin, count; row < end; row += count) {
       const int64_t place = problem_.inner == 1 ? row : row % problem_.inner;
       const int64_t left = problem_.inner == 1 ? end - row : problem_.inner - place;
       count = min(min(end - row, left), tile_.width - place % tile_.width);
       tile_.read(row, count);
+      next_ = adjacent && row + 2 * V::size <= end ? typed_.row_of(problem_.logits, row + V::size)
+                                                   : nullptr;
       for (int64_t first = 0; first < count; first += V::size)
         process_column(row + first, min(count - first, V::size), tile_.logits + first * classes_,
                        soft ? tile_.probs + first * classes_ : nullptr);
@@ -54,105 +65,71 @@ class TileKernel {
 
   void process_column(int64_t row, int64_t count, T* logits, const T* probs) {
     const bool forward = makes_sums(problem_), masks = typed_.options.over_unmasked();
-    const Column column = open(row, count, logits, probs);
+    const Column column = {classes_,      logits, probs,          typed_.class_coef,
+                           typed_.weight, next_,  typed_.uniform, typed_.options};
     const V largest = transform_and_find_largest(column);
+    const Targets targets = targets_of<soft>(typed_, row, count);
     const ClassSums<V> classes =
         masks && forward ? sums_of_unmasked(column)
                          : ClassSums<V>{V(typed_.sums.coef), V(typed_.sums.coef_log), V(T(1))};
-    RowTerms<V> terms = row_terms(column.target_prior, classes, typed_.options);
+    RowTerms<V> terms = row_terms(targets.prior, classes, typed_.options);
     if (!forward) {
-      terms.beta = load_rows(problem_.row_beta, row, count);
-      terms.mass = load_rows(problem_.row_mass, row, count);
+      terms.beta = load_rows<T>(problem_.row_beta, row, count);
+      terms.mass = load_rows<T>(problem_.row_mass, row, count);
     }
-    const TargetTerms<V> target = target_of(column, terms);
+    const OneClass one = one_class(column, targets, terms);
     // The gradient takes the exponentials that the sums were made of, if nothing else needs the
     // logits.
     const bool keep = forward && problem_.grad_logits.data && !typed_.transformed && !masks &&
-                      !problem_.with_stats;
+                      !problem_.with_stats && !any_lane<T>(one.infinite());
     RowStats<V> stats;
     if (forward) {
-      const typename Column::Sums sums =
-          Column::sums(column, terms, target.coef, finite_or_zero(largest), keep);
+      const typename Column::Sums sums = Column::sums(column, terms, finite_or_zero(largest), keep);
       stats = sums.stats;
-      terms.mass = soft ? sums.mass : terms.mass + target.tau;
+      terms.mass = soft ? sums.mass : terms.mass + one.terms.tau;
       if (problem_.parts)
-        return save_part(row, count, column, part(column, terms, target, classes, stats, largest));
-      save(problem_.row_shift, row, count, stats.shift);
-      save(problem_.row_sum_exp, row, count, stats.sum_exp);
-      save(problem_.row_mass, row, count, terms.mass);
-      save(problem_.row_beta, row, count, terms.beta);
-      save(problem_.loss, row, count,
-           column.if_it_counts(row_weight(row, count) *
-                               loss(column, terms, target, classes, stats)));
-      if (problem_.with_stats) save_statistics(row, count, column, stats, largest);
+        return save_part(row, count, part(column, terms, targets, one, classes, stats, largest),
+                         targets);
+      save_rows<T>(problem_.row_shift, row, count, stats.shift);
+      save_rows<T>(problem_.row_sum_exp, row, count, stats.sum_exp);
+      save_rows<T>(problem_.row_mass, row, count, terms.mass);
+      save_rows<T>(problem_.row_beta, row, count, terms.beta);
+      save_rows<T>(problem_.loss, row, count,
+                   targets.if_it_counts(row_weights(typed_, row, count) *
+                                        loss(column, terms, targets, one, classes, stats)));
+      if (problem_.with_stats) save_statistics(row, count, column, targets, one, stats, largest);
     } else {
-      stats.shift = load_rows(problem_.row_shift, row, count);
-      stats.sum_exp = load_rows(problem_.row_sum_exp, row, count);
+      stats.shift = load_rows<T>(problem_.row_shift, row, count);
+      stats.sum_exp = load_rows<T>(problem_.row_sum_exp, row, count);
     }
     if (problem_.grad_logits.data) {
-      const GradTerms<V> grad = grad_terms(stats, terms, incoming(row, count), typed_.options);
-      make_gradient(column, grad, grad.scale * target.coef, keep);
+      const GradTerms<V> grad =
+          grad_terms(stats, terms, incoming(typed_, row, count), typed_.options);
+      make_gradient(column, grad, targets.counts, keep);
+      if (!soft)
+        targets.scatter(gradient_of(targets, one, grad),
+                        [&](int64_t i, int64_t c, T value) { column.at(i, c) = value; });
     }
   }
 
-  Column open(int64_t row, int64_t count, T* logits, const T* probs) const {
-    Column column = {classes_,       logits,         probs,       typed_.class_coef, typed_.weight,
-                     typed_.uniform, typed_.options, Index{} - 1, Index{},           Index{} - 1,
-                     Index{},        V(T(0)),        V(T(1))};
-    Native<int64_t, V::size> target = {};
-    target -= 1;
-    column.target_prior = V(typed_.uniform);
-    for (int64_t i = 0; i < count; ++i) {
-      bool ignored = problem_.target;
-      for (int64_t k = 0; problem_.target && k < problem_.target_classes; ++k) {
-        const int64_t y = typed_.target_of(row + i, k), c = typed_.class_of(y);
-        if (y == problem_.ignore_index) continue;
-        ignored = false;
-        if (y < 0 || y >= problem_.all_classes) {
-          column.invalid[i] = -1;
-        } else if (!soft) {
-          if (typed_.is_here(c)) target[i] = c;
-          column.target_prior.lanes[i] = typed_.prior_of(c);
-          column.target_weight.lanes[i] = typed_.weight_of(c);
-        }
-      }
-      column.ignored[i] = ignored ? -1 : 0;
-      column.counts[i] = ignored || typed_.row_weight_of(row + i) == T(0) ? 0 : -1;
-    }
-    if constexpr (!soft) column.target = __builtin_convertvector(target, Index);
-    return column;
+  // Nothing where the target is several classes.
+  OneClass one_class(const Column& column, const Targets& targets, const RowTerms<V>& terms) const {
+    OneClass one;
+    one.logit = targets.gather([&](int64_t i, int64_t c) { return column.at(i, c); });
+    one.terms =
+        target_terms(V(T(1)), targets.weight, targets.prior, one.logit, terms, typed_.options);
+    one.terms.tau = targets.if_here(one.terms.tau);
+    one.terms.coef = targets.if_here(one.terms.coef);
+    return one;
   }
 
-  // What a column's one class has; nothing where the target is several.
-  TargetTerms<V> target_of(const Column& column, const RowTerms<V>& terms) const {
-    const bool masks = !soft && typed_.options.over_unmasked();
-    const V x0 = masks ? column.logit_of_target() : V(T(0));
-    TargetTerms<V> target = target_terms(V(T(soft ? 0 : 1)), column.target_weight,
-                                         column.target_prior, x0, terms, typed_.options);
-    target.tau = column.if_here(target.tau);
-    return target;
-  }
-
-  static V load_rows(const void* source, int64_t row, int64_t count) {
-    return load_first(static_cast<const T*>(source) + row, count);
-  }
-  V row_weight(int64_t row, int64_t count) const {
-    return typed_.row_weight ? load_rows(typed_.row_weight, row, count) : V(T(1));
-  }
-
-  V incoming(int64_t row, int64_t count) const {
-    V scale(typed_.incoming(row));
-    if (problem_.grad_loss_stride != 0 || typed_.row_weight)
-      for (int64_t i = 0; i < count; ++i) scale.lanes[i] = typed_.incoming(row + i);
-    return scale;
-  }
-
-  V transform_and_find_largest(const Column& column) const {
+  V transform_and_find_largest(const Column column) const {
     const LossOptions<T> options = typed_.options;
+    const bool transformed = typed_.transformed;
     V largest(-infinity<T>());
-    for (int64_t c = 0; c < classes_; ++c) {
+    for (int64_t c = 0; c < column.classes; ++c) {
       V x = column.logit(c);
-      if (typed_.transformed) {
+      if (transformed) {
         x = transform_logit(x, options);
         store(column.x + c * V::size, x);
       }
@@ -175,35 +152,62 @@ class TileKernel {
     return sums;
   }
 
-  void make_gradient(const Column column, const GradTerms<V> terms, V target_coef,
-                     bool kept) const {
+  // Without what a target of one class has at it.
+  void make_gradient(const Column column, const GradTerms<V> terms, Index counts, bool kept) const {
+    const bool transformed = typed_.transformed;
     for (int64_t c = 0; c < column.classes; ++c) {
       const V x = column.logit(c);
       const V exp_x = kept ? x : exp_of<Element>(x - terms.shift);
-      V grad = logit_grad(exp_x, column.coef_at(c, x, terms, target_coef), terms);
-      if (typed_.transformed) grad = grad * transform_slope(x, column.options);
-      store(column.x + c * V::size, column.if_it_counts(grad));
+      V coef = terms.beta * column.spread_at(c, x);
+      if constexpr (soft) coef = coef + column.target_at(c, terms.kappa);
+      V grad = logit_grad(exp_x, coef, terms);
+      if (transformed) grad = grad * transform_slope(x, column.options);
+      store(column.x + c * V::size, Targets::if_it_counts(grad, counts));
     }
+  }
+
+  // mass p_c and coef_c nearly cancel: their difference is rounded once.
+  V gradient_of(const Targets& targets, const OneClass& one, const GradTerms<V>& terms) const {
+    const V exp_x = exp_of<Element>(one.logit - terms.shift);
+    V grad = logit_grad(exp_x, terms.scale * one.terms.coef, terms);
+    if (typed_.transformed) grad = grad * transform_slope(one.logit, typed_.options);
+    return targets.if_it_counts(grad);
   }
 
   // ---- loss and statistics ----------------------------------------------------------------------
 
-  static void save(void* destination, int64_t row, int64_t count, V value) {
-    store_first(static_cast<T*>(destination) + row, value, count);
+  // What RowStats and row_loss take: where the target is probabilities the sums hold it already.
+  struct Dots {
+    V spread, target;
+  };
+  Dots dots(const Column& column, const OneClass& one, const Targets& targets,
+            const RowStats<V>& stats) const {
+    if constexpr (soft) return {stats.spread_dot, V(T(0))};
+    const Index infinite = one.infinite();
+    const V finite = weighted(one.terms.tau, one.logit - stats.shift);
+    Dots dots = {stats.spread_dot,
+                 select(infinite != 0, weighted(one.terms.coef, one.logit), finite)};
+    const Index without = infinite & (one.terms.coef == V(T(0)));
+    if (any_lane<T>(without))
+      dots.spread =
+          select(without != 0, column.spread_dot_without(targets.here, stats.shift), dots.spread);
+    return dots;
   }
 
-  V loss(const Column& column, RowTerms<V> terms, const TargetTerms<V>& target,
-         const ClassSums<V>& classes, const RowStats<V>& stats) const {
-    const V entropy = this->entropy(column, terms, target, classes);
-    terms.beta = V(T(1));  // spread_dot holds it, and the target's part, already
-    return row_loss(stats, terms, V(T(0)), stats.shift, typed_.options) + entropy;
+  V loss(const Column& column, RowTerms<V> terms, const Targets& targets, const OneClass& one,
+         const ClassSums<V>& classes, RowStats<V> stats) const {
+    const V entropy = this->entropy(column, terms, targets, one, classes);
+    const Dots dots = this->dots(column, one, targets, stats);
+    stats.spread_dot = dots.spread;
+    if (soft) terms.beta = V(T(1));
+    return row_loss(stats, terms, dots.target, stats.shift, typed_.options) + entropy;
   }
 
-  V entropy(const Column& column, const RowTerms<V>& terms, const TargetTerms<V>& target,
-            const ClassSums<V>& classes) const {
+  V entropy(const Column& column, const RowTerms<V>& terms, const Targets& targets,
+            const OneClass& one, const ClassSums<V>& classes) const {
     if (!typed_.options.kl_div) return V(T(0));
     return smoothing_entropy(terms, classes) +
-           (soft ? entropy_of_probs(column, terms) : column.if_here(target_entropy(target)));
+           (soft ? entropy_of_probs(column, terms) : targets.if_here(target_entropy(one.terms)));
   }
 
   V entropy_of_probs(const Column& column, const RowTerms<V>& terms) const {
@@ -215,43 +219,49 @@ class TileKernel {
   }
 
   // lse, nll and the class of the largest logit; the tile still holds the logits.
-  void save_statistics(int64_t row, int64_t count, const Column& column, const RowStats<V>& stats,
-                       V largest) const {
+  void save_statistics(int64_t row, int64_t count, const Column& column, const Targets& targets,
+                       const OneClass& one, const RowStats<V>& stats, V largest) const {
     const V lse = log_sum_exp_from(stats.shift, stats, typed_.options);
-    save(problem_.lse, row, count, log_sum_exp(stats, typed_.options));
-    save(problem_.nll, row, count, column.unless_ignored(column.nll_from(stats.shift, lse)));
+    save_rows<T>(problem_.lse, row, count, log_sum_exp(stats, typed_.options));
+    save_rows<T>(problem_.nll, row, count,
+                 targets.unless_ignored(column.nll_from(targets, one, stats.shift, lse)));
     const Index predicted = column.argmax(largest);
     for (int64_t i = 0; i < count; ++i) problem_.predicted[row + i] = predicted[i];
   }
 
   // ---- a part of a row --------------------------------------------------------------------------
 
-  // From stats whose spread_dot, and terms whose mass, is of the whole coefficients.
-  RowPart<V> part(const Column& column, const RowTerms<V>& terms, const TargetTerms<V>& target,
-                  const ClassSums<V>& classes, const RowStats<V>& stats, V largest) const {
+  // Where the target is probabilities the sums hold all that the part has.
+  RowPart<V> part(const Column& column, const RowTerms<V>& terms, const Targets& targets,
+                  const OneClass& one, const ClassSums<V>& classes, const RowStats<V>& stats,
+                  V largest) const {
+    const Dots dots = this->dots(column, one, targets, stats);
     const V zero(T(0));
-    RowPart<V> part = row_part(RowStats<V>{stats.shift, stats.sum_exp, zero}, terms,
-                               ClassSums<V>{zero, zero, zero}, stats.spread_dot, terms.mass,
-                               stats.shift, typed_.options);
-    part.entropy = entropy(column, terms, target, classes);
+    RowPart<V> part =
+        soft ? row_part(RowStats<V>{stats.shift, stats.sum_exp, zero}, terms,
+                        ClassSums<V>{zero, zero, zero}, dots.spread, terms.mass, stats.shift,
+                        typed_.options)
+             : row_part(RowStats<V>{stats.shift, stats.sum_exp, dots.spread}, terms, classes,
+                        dots.target, one.terms.tau, stats.shift, typed_.options);
+    part.entropy = entropy(column, terms, targets, one, classes);
     if (!problem_.with_stats) return part;
     const Index predicted = column.argmax(largest);
     for (int64_t i = 0; i < V::size; ++i) {
       part.predicted.lanes[i] = static_cast<T>(problem_.class_offset + predicted[i]);
       part.largest.lanes[i] = column.x[predicted[i] * V::size + i];
     }
-    part.prob = column.sum_over_target([](V prob, V) { return prob; });
-    part.prob_dot = -column.nll_from(finite_or_zero(part.shift), zero);
+    part.prob = column.sum_over_target(targets, one, [](V prob, V) { return prob; });
+    part.prob_dot = -column.nll_from(targets, one, finite_or_zero(part.shift), zero);
     return part;
   }
 
-  void save_part(int64_t row, int64_t count, const Column& column, const RowPart<V>& part) const {
+  void save_part(int64_t row, int64_t count, const RowPart<V>& part, const Targets& targets) const {
     const RowPart<V> invalid = invalid_part<V>();
     RowPart<V> saved = part;
-    saved.shift = select(column.invalid < 0, invalid.shift, part.shift);
-    saved.sum_exp = select(column.invalid < 0, invalid.sum_exp, part.sum_exp);
+    saved.shift = select(targets.invalid < 0, invalid.shift, part.shift);
+    saved.sum_exp = select(targets.invalid < 0, invalid.sum_exp, part.sum_exp);
     for_fields(saved, typed_.options, problem_.with_stats, [&](int field, const V& value) {
-      save(static_cast<T*>(problem_.parts) + field * problem_.rows, row, count, value);
+      save_rows<T>(static_cast<T*>(problem_.parts) + field * problem_.rows, row, count, value);
     });
   }
 
@@ -259,6 +269,7 @@ class TileKernel {
   const P typed_;
   const int64_t classes_;
   const Tile<Element> tile_;
+  const Element* next_ = nullptr;
 };
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA
