@@ -204,4 +204,5 @@ LINE_UPS: dict[str, Callable[[Problem], list[Contestant]]] = {
     "images": plain,
     "classes": plain,
     "threads": plain,
+    "row": plain,
 }

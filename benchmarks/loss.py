@@ -4,7 +4,7 @@ Main table: logits to gradient (forward and backward) by labelsmooth in place an
 gradient, F.cross_entropy, torch.compile of it, and the two classes that labelsmooth replaces; the
 floor is a copy of the logits. Beside it the same with huge pages for everybody
 (THP_MEM_ALLOC_ENABLE=1), for one number of classes. Further: forward only, images (N, C, d1, d2),
-what options cost, overhead per call, and scaling over classes and threads.
+what options cost, overhead per call, and scaling over classes and threads, of many rows and of one.
 
 Writes JSON, and beside it the tables as Markdown and plots. benchmarks/measure.py says how it
 measures.
@@ -29,8 +29,9 @@ CLASSES = {
 QUICK_CLASSES = [32768, 131072]
 SCALING = [10, 100, 1000, 10_000, 100_000, 1_000_000]
 TYPICAL = 32768
+ONE_ROW = 1 << 22
 IMAGES = [(8, 21, 512, 512), (8, 150, 512, 512)]
-PARTS = ["main", "forward", "images", "variants", "small", "classes", "threads"]
+PARTS = ["main", "forward", "images", "variants", "small", "classes", "threads", "row"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +98,9 @@ def plan(args: argparse.Namespace) -> list[Case]:
         cases.append(case("small", 8, 50, "float32", many))
     if "classes" in args.parts:
         cases += [case("classes", *shape(str(c)), dtypes[0], few) for c in SCALING]
-    if "threads" in args.parts:
-        powers = (1 << i for i in range(args.threads.bit_length()))
-        counts = sorted({args.threads, *powers})
-        cases += [case("threads", *shape(str(TYPICAL)), dtypes[0], few, threads=n) for n in counts]
+    powers = (1 << i for i in range(args.threads.bit_length()))
+    threads = sorted({args.threads, *powers})
+    for part, size in (("threads", shape(str(TYPICAL))), ("row", (1, ONE_ROW))):
+        if part in args.parts:
+            cases += [case(part, *size, dtypes[0], few, threads=n) for n in threads]
     return cases

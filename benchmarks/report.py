@@ -54,9 +54,13 @@ def sheets(results: list[Result]) -> list[Sheet]:
         plain_sheet(result, "Overhead per call", "cross_entropy", "x F.cross_entropy", 1e3, "µs")
         for result in of("small")
     ]
-    for part, title in (("classes", "Over classes"), ("threads", "Over threads")):
+    for part, title, attribute in (
+        ("classes", "Over classes", "classes"),
+        ("threads", "Over threads", "threads"),
+        ("row", "One row over threads", "threads"),
+    ):
         if of(part):
-            made.append(scaling_sheet(of(part), title, part))
+            made.append(scaling_sheet(of(part), title, attribute))
     return made
 
 
