@@ -129,9 +129,9 @@ void process_rows(const LossProblem& problem, int64_t begin, int64_t end);
 // row is no class on some rank, loss and gradient are NaN.
 void combine_rows(const LossProblem& problem, int64_t begin, int64_t end);
 
-// The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline"; LABELSMOOTH_CPU forces
-// one.
-// Throws std::runtime_error where that names none that this machine has.
+// The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline", on aarch64 "neon_bf16"
+// or "neon"; LABELSMOOTH_CPU forces one. Throws std::runtime_error where that names none that this
+// machine has.
 const char* instruction_set();
 
 }  // namespace cpu

@@ -5,6 +5,10 @@
 
 #include "../kernels.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace labelsmooth::cpu {
 
 #define LABELSMOOTH_DECLARE(isa)                                             \
@@ -16,7 +20,12 @@ LABELSMOOTH_DECLARE(avx512_bf16)
 LABELSMOOTH_DECLARE(avx512)
 LABELSMOOTH_DECLARE(avx2)
 #endif
+#if defined(__aarch64__)
+LABELSMOOTH_DECLARE(neon_bf16)
+LABELSMOOTH_DECLARE(neon)
+#else
 LABELSMOOTH_DECLARE(baseline)
+#endif
 
 namespace {
 
@@ -28,12 +37,16 @@ struct InstructionSet {
 
 InstructionSet choose() {
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
   const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__) && defined(__linux__)
+  const bool neon_bf16 = (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
+#elif defined(__aarch64__)
+  const bool neon_bf16 = false;
 #endif
   const InstructionSet sets[] = {// best first
 #if defined(__x86_64__)
@@ -41,7 +54,12 @@ InstructionSet choose() {
                                  {"avx512", avx512, avx512::process_rows},
                                  {"avx2", avx2, avx2::process_rows},
 #endif
+#if defined(__aarch64__)
+                                 {"neon_bf16", neon_bf16, neon_bf16::process_rows},
+                                 {"neon", true, neon::process_rows}};
+#else
                                  {"baseline", true, baseline::process_rows}};
+#endif
 
   const char* forced = std::getenv("LABELSMOOTH_CPU");
   const std::string wanted = forced ? forced : "";

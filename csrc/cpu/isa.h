@@ -1,6 +1,7 @@
 // The instruction sets that the CPU kernel is compiled for. A file that defines
-// LABELSMOOTH_AVX512BF16, LABELSMOOTH_AVX512, LABELSMOOTH_AVX2 or none of them includes this before
-// vec.h; all that follows is then compiled for that set, without a flag on the command line.
+// LABELSMOOTH_AVX512_BF16, LABELSMOOTH_AVX512, LABELSMOOTH_AVX2, LABELSMOOTH_NEON_BF16 or, for what
+// every CPU of the architecture has, none of them includes this before vec.h; all that follows, up
+// to LABELSMOOTH_END_TARGET, is then compiled for that set, without a flag on the command line.
 // Headers of the standard library come first: a function of theirs that was compiled here for
 // AVX-512 could be the copy that the linker keeps for everybody.
 #pragma once
@@ -23,33 +24,49 @@
 #if !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
-#define LABELSMOOTH_PRAGMA(text) _Pragma(#text)
-#if defined(__clang__)
-#define LABELSMOOTH_TARGET(set) \
-  LABELSMOOTH_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
-#define LABELSMOOTH_END_TARGET LABELSMOOTH_PRAGMA(clang attribute pop)
-#else
-#define LABELSMOOTH_TARGET(set) \
-  LABELSMOOTH_PRAGMA(GCC push_options) LABELSMOOTH_PRAGMA(GCC target(set))
-#define LABELSMOOTH_END_TARGET LABELSMOOTH_PRAGMA(GCC pop_options)
-#endif
-
-#if defined(LABELSMOOTH_AVX512BF16)
+#if defined(LABELSMOOTH_AVX512_BF16)
 #define LABELSMOOTH_AVX512
 #define LABELSMOOTH_ISA avx512_bf16
+#define LABELSMOOTH_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"
 #define LABELSMOOTH_VECTOR_BYTES 64
-LABELSMOOTH_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")
 #elif defined(LABELSMOOTH_AVX512)
 #define LABELSMOOTH_ISA avx512
+#define LABELSMOOTH_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 #define LABELSMOOTH_VECTOR_BYTES 64
-LABELSMOOTH_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #elif defined(LABELSMOOTH_AVX2)
 #define LABELSMOOTH_ISA avx2
+#define LABELSMOOTH_TARGET "avx2,fma,f16c"
 #define LABELSMOOTH_VECTOR_BYTES 32
-LABELSMOOTH_TARGET("avx2,fma,f16c")
+#else
+#if defined(LABELSMOOTH_NEON_BF16)
+#define LABELSMOOTH_ISA neon_bf16
+#if defined(__clang__)
+#define LABELSMOOTH_TARGET "bf16"
+#else
+#define LABELSMOOTH_TARGET "+bf16"
+#endif
+#elif defined(__aarch64__)
+#define LABELSMOOTH_ISA neon
 #else
 #define LABELSMOOTH_ISA baseline
+#endif
 #define LABELSMOOTH_VECTOR_BYTES 16
+#endif
+
+#define LABELSMOOTH_TEXT(text) #text
+#define LABELSMOOTH_PRAGMA(text) _Pragma(LABELSMOOTH_TEXT(text))
+#if !defined(LABELSMOOTH_TARGET)
+#define LABELSMOOTH_END_TARGET
+#elif defined(__clang__)
+LABELSMOOTH_PRAGMA(clang attribute push(__attribute__((target(LABELSMOOTH_TARGET))),
+                                        apply_to = function))
+#define LABELSMOOTH_END_TARGET LABELSMOOTH_PRAGMA(clang attribute pop)
+#else
+#pragma GCC push_options
+LABELSMOOTH_PRAGMA(GCC target(LABELSMOOTH_TARGET))
+#define LABELSMOOTH_END_TARGET LABELSMOOTH_PRAGMA(GCC pop_options)
 #endif

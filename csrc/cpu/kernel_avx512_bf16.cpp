@@ -1,5 +1,5 @@
 #if defined(__x86_64__)
-#define LABELSMOOTH_AVX512BF16
+#define LABELSMOOTH_AVX512_BF16
 #include "isa.h"
 // isa.h first
 #include "process_rows.h"

@@ -1,8 +1,7 @@
 // A thin SIMD type: one source, compiled once per instruction set.
 //
 // The namespace LABELSMOOTH_ISA keeps the copies apart (isa.h). Arithmetic is the compiler's own
-// vector extension (so the baseline compiles to SSE2 or NEON); intrinsics stand only where that has
-// no word for an instruction.
+// vector extension; intrinsics stand only where that has no word for an instruction.
 #pragma once
 
 #include "isa.h"
@@ -67,7 +66,7 @@ using Uint16s = Native<uint16_t, VecF::size>;
 
 // ---- maximum, rounding, powers of two -----------------------------------------------------------
 
-// b where either is NaN, as the instruction has it.
+// NaN where b is. Where only a is: b; on NEON, NaN.
 template <class T>
 LABELSMOOTH_HD Vec<T> max(Vec<T> a, Vec<T> b) {
   return select(a > b, a, b);
@@ -94,7 +93,13 @@ LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n, VecF lowest) {
 #if defined(LABELSMOOTH_AVX2)
 LABELSMOOTH_HD VecF max(VecF a, VecF b) { return VecF(_mm256_max_ps(a.lanes, b.lanes)); }
 LABELSMOOTH_HD VecF min(VecF a, VecF b) { return VecF(_mm256_min_ps(a.lanes, b.lanes)); }
+#elif defined(__aarch64__)
+LABELSMOOTH_HD VecF max(VecF a, VecF b) { return VecF(vmaxq_f32(a.lanes, b.lanes)); }
+LABELSMOOTH_HD VecF min(VecF a, VecF b) { return VecF(vminq_f32(a.lanes, b.lanes)); }
 #endif
+#if defined(__aarch64__)
+LABELSMOOTH_HD VecF round_to_integer(VecF x) { return VecF(vrndnq_f32(x.lanes)); }
+#else
 // For |x| < 2^22: adding 1.5 * 2^23 leaves no bits for a fraction.
 LABELSMOOTH_HD VecF round_to_integer(VecF x) {
   const VecF magic(0x1.8p23f);
@@ -102,6 +107,7 @@ LABELSMOOTH_HD VecF round_to_integer(VecF x) {
   asm("" : "+x"(sum.lanes));  // or the compiler may cancel the two additions
   return sum - magic;
 }
+#endif
 // The same, for a finite x and -252 <= lowest, n <= 254. In two steps so that subnormal results and
 // overflow come out right; -254 makes a power 0.
 LABELSMOOTH_HD VecF scale_by_power(VecF x, VecF n, VecF lowest) {

@@ -43,15 +43,21 @@ LABELSMOOTH_HD VecF widen(Uint16s bits, BFloat16) {
   const __m512i elements = _mm512_castsi256_si512(bit_cast<__m256i>(bits));
   return VecF(bit_cast<VecF::Lanes>(
       _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, bit_cast<__m512i>(source), elements)));
+#elif defined(__aarch64__)  // gcc 12 would take the bits apart in general registers
+  return VecF(bit_cast<VecF::Lanes>(vshll_n_u16(bits, 16)));
 #else
   return VecF(bit_cast<VecF::Lanes>(zero_extend(bits) << 16));
 #endif
 }
 
 LABELSMOOTH_HD Uint16s narrow(VecF x, BFloat16) {
-#if defined(LABELSMOOTH_AVX512BF16)
+#if defined(LABELSMOOTH_AVX512_BF16)
   // Rounds to nearest even; takes values below 2^-126 for 0.
   return bit_cast<Uint16s>(_mm512_cvtneps_pbh(x.lanes));
+#elif defined(LABELSMOOTH_NEON_BF16)
+  Uint16s bits;  // clang 14 has the intrinsic only with a flag
+  asm("bfcvtn %0.4h, %1.4s" : "=w"(bits) : "w"(x.lanes));
+  return bits;
 #else
   const Uint32s bits = bit_cast<Uint32s>(x.lanes);
   const Uint32s rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -73,6 +79,11 @@ LABELSMOOTH_HD VecF widen(Uint16s bits, Float16) {
 LABELSMOOTH_HD Uint16s narrow(VecF x, Float16) {
   return bit_cast<Uint16s>(_mm256_cvtps_ph(x.lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+#elif defined(__aarch64__)
+LABELSMOOTH_HD VecF widen(Uint16s bits, Float16) {
+  return VecF(vcvt_f32_f16(bit_cast<float16x4_t>(bits)));
+}
+LABELSMOOTH_HD Uint16s narrow(VecF x, Float16) { return bit_cast<Uint16s>(vcvt_f16_f32(x.lanes)); }
 #else
 // The exponent moves by 127 - 15 through a multiplication, which is right for subnormal values too.
 LABELSMOOTH_HD VecF widen(Uint16s half, Float16) {
@@ -126,6 +137,20 @@ LABELSMOOTH_HD void store(Element* destination, VecOf<Element> x) {
   }
 }
 
+// `count` elements, fewer than `size`, a power of 2. (A loop would become a call of memcpy.)
+template <int size, class Element>
+LABELSMOOTH_HD void copy_first(Element* to, const Element* from, int64_t count) {
+  constexpr int half = size / 2;
+  if constexpr (half > 0) {
+    if (count & half) {
+      std::memcpy(to, from, half * sizeof(Element));
+      to += half;
+      from += half;
+    }
+    copy_first<half>(to, from, count);
+  }
+}
+
 // `count` elements, at most a vector of them, the other lanes 0.
 template <class Element>
 LABELSMOOTH_HD VecOf<Element> load_first(const Element* source, int64_t count) {
@@ -137,8 +162,9 @@ LABELSMOOTH_HD VecOf<Element> load_first(const Element* source, int64_t count) {
     return widen(bit_cast<Uint16s>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), source)),
                  Element{});
 #endif
+  if (count == VecOf<Element>::size) return load(source);
   Element buffer[VecOf<Element>::size] = {};
-  for (int64_t i = 0; i < count; ++i) buffer[i] = source[i];
+  copy_first<VecOf<Element>::size>(buffer, source, count);
   return load(buffer);
 }
 
@@ -152,9 +178,10 @@ LABELSMOOTH_HD void store_first(Element* destination, VecOf<Element> x, int64_t 
     return _mm256_mask_storeu_epi16(destination, static_cast<__mmask16>(mask),
                                     bit_cast<__m256i>(narrow(x, Element{})));
 #endif
+  if (count == VecOf<Element>::size) return store(destination, x);
   Element buffer[VecOf<Element>::size];
   store(buffer, x);
-  for (int64_t i = 0; i < count; ++i) destination[i] = buffer[i];
+  copy_first<VecOf<Element>::size>(destination, buffer, count);
 }
 
 template <class Element>

@@ -1,6 +1,8 @@
-// vec.h for one instruction set: each test_vec_*.cpp defines which and includes this.
+// The vectors of one instruction set: CMakeLists.txt defines which, and compiles this for each.
 #include <array>
 
+#include "instruction_set.h"
+// all that is for any machine first
 #include "cpu/isa.h"
 // isa.h first
 #include "check.h"
@@ -81,7 +83,7 @@ void tanh_accuracy() {
 // The conversion instruction takes bfloat16's subnormal numbers for 0.
 template <class Half>
 bool flushed(float value) {
-#if defined(LABELSMOOTH_AVX512BF16)
+#if defined(LABELSMOOTH_AVX512_BF16)
   return std::is_same_v<Half, BFloat16> && std::fabs(value) < 0x1p-126f;
 #else
   (void)value;
@@ -161,16 +163,7 @@ void partial_access() {
   }
 }
 
-}  // namespace
-
-int main() {
-#if defined(__x86_64__) && defined(LABELSMOOTH_AVX512BF16)
-  if (!__builtin_cpu_supports("avx512bf16")) return not_on_this_machine;
-#elif defined(__x86_64__) && defined(LABELSMOOTH_AVX512)
-  if (!__builtin_cpu_supports("avx512bw")) return not_on_this_machine;
-#elif defined(__x86_64__) && defined(LABELSMOOTH_AVX2)
-  if (!__builtin_cpu_supports("avx2")) return not_on_this_machine;
-#endif
+void all() {
   exp_accuracy();
   short_exp_accuracy();
   log_accuracy();
@@ -179,4 +172,12 @@ int main() {
   half_round_trip<Float16>(decode_float16);
   across_lanes();
   partial_access();
+}
+
+}  // namespace
+LABELSMOOTH_END_TARGET
+
+int main() {
+  if (!has_instruction_set()) return not_on_this_machine;
+  all();
 }

@@ -1,3 +1,0 @@
-#define LABELSMOOTH_AVX512
-#include "test_vec.h"
-LABELSMOOTH_END_TARGET
