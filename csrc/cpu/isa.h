@@ -59,6 +59,9 @@
 
 #define LABELSMOOTH_TEXT(text) #text
 #define LABELSMOOTH_PRAGMA(text) _Pragma(LABELSMOOTH_TEXT(text))
+#if defined(__clang__)
+#pragma clang fp contract(fast)  // over calls of the operators too, as gcc does
+#endif
 #if !defined(LABELSMOOTH_TARGET)
 #define LABELSMOOTH_END_TARGET
 #elif defined(__clang__)
