@@ -15,7 +15,8 @@ ifneq ($(VENV),)
   export PATH := $(BIN):$(PATH)
 endif
 
-.PHONY: help build bench gpu test ctest docs fuzz lint tidy format sanitize sanitize-short wheel wheel-matrix clean
+.PHONY: help build bench gpu test ctest platforms docs fuzz lint tidy format sanitize sanitize-short wheel
+.PHONY: wheel-matrix clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,13 +46,23 @@ gpu:  ## with a GPU: a verdict in ten minutes; VENV= takes PYTHON as it is, WHEE
 	  $(if $(WHEEL),--wheel $(WHEEL),$(if $(VENV),--built))
 
 test: export LABELSMOOTH_WERROR := 1
-test: lint docs ctest  ## lint, build the documentation, run the C++ and the Python tests
+test: lint docs ctest platforms  ## lint, build the documentation, run the C++ and the Python tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 ctest: build  ## the C++ tests, and the module through which Python tests call the kernels
 	cmake --preset default -DPython_EXECUTABLE=$(BIN)/python
 	cmake --build --preset default
 	ctest --preset default
+
+platforms: ctest-clang ctest-aarch64 ctest-aarch64-clang  ## by clang, and for aarch64: where found
+ctest-clang: NEEDS := clang++
+ctest-aarch64: NEEDS := aarch64-linux-gnu-g++ qemu-aarch64
+ctest-aarch64-clang: NEEDS := clang++ aarch64-linux-gnu-g++ qemu-aarch64
+ctest-%: build
+	@if type $(NEEDS) >/dev/null; then \
+	  cmake --preset $* -DPython_EXECUTABLE=$(BIN)/python && cmake --build --preset $* && \
+	  ctest --preset $*; \
+	else echo "$@: left out, it needs $(NEEDS)"; fi
 
 docs: build  ## the documentation, in build/docs; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
