@@ -59,7 +59,7 @@ ctest-clang: NEEDS := clang++
 ctest-aarch64: NEEDS := aarch64-linux-gnu-g++ qemu-aarch64
 ctest-aarch64-clang: NEEDS := clang++ aarch64-linux-gnu-g++ qemu-aarch64
 ctest-%: build
-	@if type $(NEEDS) >/dev/null; then \
+	@if type $(NEEDS) >/dev/null 2>&1; then \
 	  cmake --preset $* -DPython_EXECUTABLE=$(BIN)/python && cmake --build --preset $* && \
 	  ctest --preset $*; \
 	else echo "$@: left out, it needs $(NEEDS)"; fi
