@@ -122,10 +122,17 @@ LABELSMOOTH_HD T transform_logit(T x0, const LossOptions<S>& options) {
 }
 
 // dx/dx0 = s (1 - (x/k)^2), from the transformed x, with a softcap: exactly 0 where x is k or -k.
+template <class T>
+LABELSMOOTH_HD T capped_slope(T x, T cap, T factor) {
+  return factor * ((cap - x) * (cap + x));
+}
+template <class S>
+LABELSMOOTH_HD S slope_factor(const LossOptions<S>& options) {
+  return options.logit_scale / (options.softcap * options.softcap);
+}
 template <class T, class S>
 LABELSMOOTH_HD T capped_slope(T x, const LossOptions<S>& options) {
-  const T cap(options.softcap);
-  return T(options.logit_scale / (options.softcap * options.softcap)) * ((cap - x) * (cap + x));
+  return capped_slope(x, T(options.softcap), T(slope_factor(options)));
 }
 template <class T, class S>
 LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {

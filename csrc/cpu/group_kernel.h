@@ -32,8 +32,7 @@ class GroupKernel {
       : problem_(problem),
         typed_(problem),
         classes_(problem.classes),
-        row_{nullptr,      nullptr, problem.probs_dtype, typed_.class_coef, typed_.weight,
-             typed_.prior, nullptr, typed_.uniform,      typed_.options},
+        row_(typed_),
         by_row_(problem) {}
 
   static bool takes(const LossProblem& problem) {
@@ -41,7 +40,7 @@ class GroupKernel {
     const bool adjacent = problem.logits.class_stride == 1 &&
                           (!problem.grad_logits.data || problem.grad_logits.class_stride == 1);
     return one_class && adjacent && problem.classes >= fewest_in_group_row &&
-           problem.classes <= most_in_group_row && problem.loss && !problem.with_stats &&
+           problem.classes <= most_in_group_row && problem.loss &&
            !problem.options.over_unmasked() && !problem.options.kl_div;
   }
 
@@ -51,6 +50,7 @@ class GroupKernel {
       if (most_in_group / classes_ < size) size = most_in_group / classes_;
       stride_ = (classes_ + V::size - 1) / V::size * V::size;
       row_.exps = exps_.get(size * stride_);
+      row_.kept = transformed ? kept_.get(size * stride_) : nullptr;
     }
     for (int64_t row = begin; row < end; row += size)
       process_group(row, end - row < size ? end - row : size);
@@ -76,6 +76,8 @@ class GroupKernel {
                  row_weights(typed_, row, count) *
                      row_loss(stats, terms, V(T(0)), stats.shift, typed_.options));
 
+    if (problem_.with_stats) save_statistics(row, count, one, stats);
+
     const Mask plain = targets.counts & ~one.infinite() & is_well_scaled(stats.sum_exp);
     const bool all_plain = !any_lane<T>(~plain);
     if (!all_plain)
@@ -100,6 +102,7 @@ class GroupKernel {
     for (int64_t i = 0; i < count; ++i) {
       row.logits = typed_.row_of(problem_.logits, first + i);
       if (row_.exps) row.exps = row_.exps + i * stride_;
+      if (row_.kept) row.kept = row_.kept + i * stride_;
       use(i, row);
     }
   }
@@ -119,6 +122,17 @@ class GroupKernel {
     return {shift, lane_sums(sum_exp), lane_sums(spread_dot)};
   }
 
+  void save_statistics(int64_t first, int64_t count, const OneClass& one,
+                       const RowStats<V>& stats) const {
+    const V lse = log_sum_exp_from(stats.shift, stats, typed_.options);
+    save_rows<T>(problem_.lse, first, count, log_sum_exp(stats, typed_.options));
+    save_rows<T>(problem_.nll, first, count, soft_nll(V(T(1)), lse, one.logit - stats.shift));
+    for_rows(first, count, [&](int64_t i, const R& row) {
+      problem_.predicted[first + i] =
+          find_logit(row, 0, classes_, largest_in(row, 0, classes_)) % classes_;
+    });
+  }
+
   template <class Wanted>
   void write_gradients(int64_t first, int64_t count, const GradTerms<V>& grad,
                        const Wanted& wanted) const {
@@ -135,10 +149,10 @@ class GroupKernel {
   const LossProblem& problem_;
   const TypedProblem<Element> typed_;
   const int64_t classes_;
-  R row_;  // whose exps are those of the group's first row
+  R row_;  // what is kept is that of the group's first row
   int64_t stride_ = 0;
   RowKernel<Element, general, void, transformed> by_row_;
-  Buffer<T> exps_;
+  Buffer<T> exps_, kept_;
 };
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

@@ -13,6 +13,7 @@
 #include <limits>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #if !defined(__clang__)

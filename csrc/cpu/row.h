@@ -1,6 +1,7 @@
 // A row as the kernel reads it: vectors of classes.
 #pragma once
 
+#include "typed_problem.h"
 #include "vec_math.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
@@ -36,15 +37,26 @@ struct Row {
   static constexpr bool is_general = general;
   static constexpr bool dense = !std::is_void_v<Probs>;
 
-  const Element* logits;
-  const void* target_probs;
+  const Element* logits = nullptr;
+  const void* target_probs = nullptr;
+  T* exps = nullptr;  // where the exponentials are kept for the gradient, or nullptr
+  T* kept = nullptr;  // and the transformed logits
   DType probs_dtype;
   const T* class_coef;
   const T* weight;
   const T* prior;
-  T* exps;  // where the exponentials are kept for the gradient, or nullptr
   T uniform;
   LossOptions<T> options;
+  Transform<Element> transform_of;
+
+  explicit Row(const TypedProblem<Element>& problem)
+      : probs_dtype(problem.untyped.probs_dtype),
+        class_coef(problem.class_coef),
+        weight(problem.weight),
+        prior(problem.prior),
+        uniform(problem.uniform),
+        options(problem.options),
+        transform_of(problem.options) {}
 
   // A vector of classes from c on. In a row's last one only `count` lanes hold classes.
   template <bool whole, class Source>
@@ -56,7 +68,7 @@ struct Row {
     return source ? classes_at<whole>(source, c, count) : V(otherwise);
   }
 
-  LABELSMOOTH_HD V transform(V x0) const { return transformed ? transform_logit(x0, options) : x0; }
+  LABELSMOOTH_HD V transform(V x0) const { return transformed ? transform_of(x0) : x0; }
   template <bool whole>
   LABELSMOOTH_HD V logits_at(int64_t c, int64_t count) const {
     return transform(classes_at<whole>(logits, c, count));
@@ -91,12 +103,34 @@ struct Row {
   // finished.
   template <bool whole>
   LABELSMOOTH_HD void accumulate(RowSums<V>& sums, int64_t c, int64_t count, T shift) const {
+    const V x0 = given_at<whole>(c, count);
+    accumulate<whole>(sums, c, count, x0, transform(x0), shift);
+  }
+
+  // Several, step by step: what does not wait for each other stands together.
+  template <int several>
+  LABELSMOOTH_HD void accumulate(RowSums<V> (&sums)[several], int64_t c, T shift) const {
+    V x0[several], x[several];
+    for (int i = 0; i < several; ++i) x0[i] = given_at<true>(c + i * V::size, V::size);
+    for (int i = 0; i < several; ++i) x[i] = transform(x0[i]);
+    for (int i = 0; i < several; ++i)
+      accumulate<true>(sums[i], c + i * V::size, V::size, x0[i], x[i], shift);
+  }
+
+  template <bool whole>
+  LABELSMOOTH_HD V given_at(int64_t c, int64_t count) const {
     __builtin_prefetch(logits + c + prefetch_bytes / static_cast<int64_t>(sizeof(Element)));
-    const V x0 = classes_at<whole>(logits, c, count);
-    V difference = transform(x0) - V(shift);
+    return classes_at<whole>(logits, c, count);
+  }
+
+  template <bool whole>
+  LABELSMOOTH_HD void accumulate(RowSums<V>& sums, int64_t c, int64_t count, V x0, V x,
+                                 T shift) const {
+    V difference = x - V(shift);
     if constexpr (!whole) difference = V::first(count, difference, V(-infinity<T>()));
     const V exp_x = exp_of<Element>(difference);
     if (exps) store(exps + c, exp_x);
+    if (transformed && exps) store(kept + c, x);
     RowStats<V>& stats = sums.stats;
     stats.sum_exp = stats.sum_exp + exp_x;
     const V coef = coef_at<whole>(c, count, x0);
@@ -146,18 +180,18 @@ struct Row {
   // The gradient of a vector of classes, without what a target of one or a few has at its own.
   template <bool whole>
   LABELSMOOTH_HD V gradient_at(int64_t c, int64_t count, const GradTerms<T>& terms) const {
-    const bool again = !exps || transformed || masks();
+    const bool again = !exps || masks();
     const V x0 = again ? classes_at<whole>(logits, c, count) : V(T(0));
     V coef = V(terms.beta) * coef_at<whole>(c, count, x0);
     if constexpr (dense) coef = coef + weighted_probs_at<whole>(c, count, terms.kappa);
-    const V x = transform(x0);
+    const V x = transformed && exps ? load(kept + c) : transform(x0);
     const V exp_x = exps ? load(exps + c) : exp_of<Element>(x - V(terms.shift));
     return sloped(logit_grad(exp_x, coef, terms), x);
   }
 
   template <class X>
   LABELSMOOTH_HD X sloped(X grad, X x) const {
-    return transformed ? grad * transform_slope(x, options) : grad;
+    return transformed ? grad * transform_of.slope(x) : grad;
   }
 };
 

@@ -35,8 +35,7 @@ class RowKernel {
         classes_(problem.classes),
         blocks_(problem),
         entries_(typed_),
-        row_{nullptr,      nullptr, problem.probs_dtype, typed_.class_coef, typed_.weight,
-             typed_.prior, nullptr, typed_.uniform,      typed_.options} {}
+        row_(typed_) {}
 
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -45,6 +44,7 @@ class RowKernel {
       const bool sums = makes_sums(problem_);
       const bool keep = sums && problem_.grad_logits.data && classes_ <= kept_classes;
       row_.exps = keep ? exps_buffer_.get(classes_ + V::size) : nullptr;
+      row_.kept = keep && transformed ? kept_buffer_.get(classes_ + V::size) : nullptr;
       if (sums) {
         forward(row);
       } else {
@@ -318,7 +318,7 @@ class RowKernel {
   const Element* read_ahead_ = nullptr;
   RowTerms<T> terms_;
   RowSums<T> sums_;
-  Buffer<T> exps_buffer_, largest_buffer_;
+  Buffer<T> exps_buffer_, kept_buffer_, largest_buffer_;
   Buffer<RowSums<double>> sums_buffer_;
   Buffer<unsigned char> logits_buffer_, target_buffer_;
   Buffer<Element> grad_buffer_;

@@ -24,8 +24,7 @@ RowSums<typename R::V> block_sums(const R& given, int64_t begin, int64_t end, ty
     RowSums<V> parts[unroll];
     for (RowSums<V>& part : parts) part = empty_sums<V>();
     for (int64_t k = 0; k < run && c + unroll * V::size <= end; ++k, c += unroll * V::size)
-      for (int i = 0; i < unroll; ++i)
-        row.template accumulate<true>(parts[i], c + i * V::size, V::size, shift);
+      row.accumulate(parts, c, shift);
     for (const RowSums<V>& part : parts) R::add(block, part);
   }
   for (; c + V::size <= end; c += V::size) row.template accumulate<true>(block, c, V::size, shift);

@@ -29,7 +29,11 @@ class TileKernel {
 
  public:
   explicit TileKernel(const LossProblem& problem)
-      : problem_(problem), typed_(problem), classes_(problem.classes), tile_(typed_, soft) {}
+      : problem_(problem),
+        typed_(problem),
+        classes_(problem.classes),
+        transform_(typed_.options),
+        tile_(typed_, soft) {}
 
   // Too many classes, and a tile would not stay in cache. Masks are looked for in the logits as
   // they were given, which a tile does not keep; and where they are left out, a part of a row has
@@ -124,13 +128,13 @@ class TileKernel {
   }
 
   V transform_and_find_largest(const Column column) const {
-    const LossOptions<T> options = typed_.options;
+    const Transform<Element> transform = transform_;
     const bool transformed = typed_.transformed;
     V largest(-infinity<T>());
     for (int64_t c = 0; c < column.classes; ++c) {
       V x = column.logit(c);
       if (transformed) {
-        x = transform_logit(x, options);
+        x = transform(x);
         store(column.x + c * V::size, x);
       }
       largest = max(x, largest);
@@ -154,6 +158,7 @@ class TileKernel {
 
   // Without what a target of one class has at it.
   void make_gradient(const Column column, const GradTerms<V> terms, Index counts, bool kept) const {
+    const Transform<Element> transform = transform_;
     const bool transformed = typed_.transformed;
     for (int64_t c = 0; c < column.classes; ++c) {
       const V x = column.logit(c);
@@ -161,7 +166,7 @@ class TileKernel {
       V coef = terms.beta * column.spread_at(c, x);
       if constexpr (soft) coef = coef + column.target_at(c, terms.kappa);
       V grad = logit_grad(exp_x, coef, terms);
-      if (transformed) grad = grad * transform_slope(x, column.options);
+      if (transformed) grad = grad * transform.slope(x);
       store(column.x + c * V::size, Targets::if_it_counts(grad, counts));
     }
   }
@@ -170,7 +175,7 @@ class TileKernel {
   V gradient_of(const Targets& targets, const OneClass& one, const GradTerms<V>& terms) const {
     const V exp_x = exp_of<Element>(one.logit - terms.shift);
     V grad = logit_grad(exp_x, terms.scale * one.terms.coef, terms);
-    if (typed_.transformed) grad = grad * transform_slope(one.logit, typed_.options);
+    if (typed_.transformed) grad = grad * transform_.slope(one.logit);
     return targets.if_it_counts(grad);
   }
 
@@ -268,6 +273,7 @@ class TileKernel {
   const LossProblem& problem_;
   const P typed_;
   const int64_t classes_;
+  const Transform<Element> transform_;
   const Tile<Element> tile_;
   const Element* next_ = nullptr;
 };

@@ -1,8 +1,6 @@
 // A square of vectors, turned: rows whose elements are adjacent become lanes, and back.
 #pragma once
 
-#include <utility>
-
 #include "vec.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {

@@ -51,17 +51,26 @@ LABELSMOOTH_HD VecF exp_short(VecF x) {
   return scale_by_power(p, n, VecF(-126.0f));
 }
 
-// Near 0 an odd polynomial, which keeps the relative accuracy; elsewhere 1 - 2 / (exp(2|x|) + 1).
+// Within 6 ulp (8 where products are rounded), 0.7 on average: x P(x^2) / Q(x^2), a minimax fit of
+// the relative error up to 9; from there on 1 exactly.
 LABELSMOOTH_HD VecF tanh(VecF x) {
-  const VecF magnitude = select(x > VecF(0.0f), x, -x);
+  constexpr float numerator[] = {1.0f, 0.13383977115154266f, 0.0034989931154996157f,
+                                 2.0661213056882843e-05f, 1.341996735959583e-08f};
+  constexpr float denominator[] = {1.0f, 0.4671729803085327f, 0.02589019574224949f,
+                                   0.00032910334994085133f, 7.804700885571947e-07f};
+  x = min(VecF(9.0f), max(VecF(-9.0f), x));
   const VecF s = x * x;
-  VecF p = VecF(-5.70498872745e-3f) * s + VecF(2.06390887954e-2f);
-  p = p * s + VecF(-5.37397155531e-2f);
-  p = p * s + VecF(1.33314422036e-1f);
-  p = p * s + VecF(-3.33332819422e-1f);
-  const VecF near = x + x * s * p;
-  const VecF far = VecF(1.0f) - VecF(2.0f) / (exp(magnitude + magnitude) + VecF(1.0f));
-  return select(magnitude > VecF(0.625f), select(x > VecF(0.0f), far, -far), near);
+  VecF p(numerator[4]), q(denominator[4]);
+  for (int i = 3; i >= 0; --i) {
+    p = p * s + VecF(numerator[i]);
+    q = q * s + VecF(denominator[i]);
+  }
+  return min(VecF(1.0f), max(VecF(-1.0f), x * p / q));
+}
+
+// For 16-bit logits: within 2^-19, absolutely.
+LABELSMOOTH_HD VecF tanh_short(VecF x) {
+  return VecF(1.0f) - VecF(2.0f) / (exp_short(x + x) + VecF(1.0f));
 }
 
 // Within 2 ulp: log(m 2^e) with m in [sqrt(1/2), sqrt(2)), a polynomial in m - 1 (Cephes' logf),
@@ -105,7 +114,7 @@ LABELSMOOTH_HD VecD log(VecD x) {
   return x;
 }
 
-// ---- exponentials of logits of a dtype ----------------------------------------------------------
+// ---- logits of a dtype --------------------------------------------------------------------------
 
 // Of the sums, and of gradients, which are quotients by them. 16-bit logits do not need, and would
 // not show, the last bits.
@@ -116,5 +125,37 @@ LABELSMOOTH_HD VecOf<Element> exp_of(VecOf<Element> x) {
   else
     return exp(x);
 }
+
+// Scale and softcap, and the quotients by it, which no compiler takes out of a loop.
+template <class Element>
+class Transform {
+  using V = VecOf<Element>;
+  using T = typename Accumulate<Element>::type;
+
+ public:
+  explicit Transform(const LossOptions<T>& options)
+      : options_(options),
+        quotient_(options.logit_scale / options.softcap),
+        slope_factor_(slope_factor(options)) {}
+
+  LABELSMOOTH_HD V operator()(V x0) const {
+    return transform_logit(x0, options_, [this](V a, V) {
+      if constexpr (sizeof(Element) == 2)
+        return tanh_short(a * V(quotient_));
+      else
+        return tanh(a * V(quotient_));
+    });
+  }
+
+  // From the transformed x.
+  LABELSMOOTH_HD V slope(V x) const {
+    return options_.softcap > 0 ? capped_slope(x, V(options_.softcap), V(slope_factor_))
+                                : V(options_.logit_scale);
+  }
+
+ private:
+  LossOptions<T> options_;
+  T quotient_, slope_factor_;
+};
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

@@ -123,11 +123,13 @@ void blocks_on_threads(LossProblem problem) {
 
 int main() {
   if (!has_instruction_set()) return not_on_this_machine;
-  // Around the vectors of 2 to 16 lanes, the unrolled step of 64 and the tile of 16384 classes.
-  for (int64_t classes : {1,  2,  3,  4,  5,  7,   8,   9,    15,    16,    17,
-                          31, 33, 63, 64, 65, 127, 129, 1000, 16383, 16385, 40000}) {
+  // Around the vectors of 2 to 16 lanes, the unrolled step of 64, what goes by tiles and by groups,
+  // and a block of a row.
+  for (int64_t classes :
+       {1,  2,  3,  4,  5,  7,  8,   9,   15,  16,  17,   23,   24,   25,    31,
+        33, 48, 49, 63, 64, 65, 127, 129, 511, 513, 1000, 4095, 4097, 16385, 40000}) {
     for (int bits = 0; bits < (classes > 1000 ? 4 : 32); ++bits) {
-      const int64_t rows = classes > 1000 ? 2 : 5;
+      const int64_t rows = classes > 1000 ? 2 : 21;  // more than lanes, and a part of a vector
       const Case c = {rows,
                       classes,
                       1,
