@@ -80,6 +80,7 @@ class CpuCall : public Call {
 
  private:
   static constexpr int64_t elements_a_thread = 32768;
+  static constexpr int64_t block_rows = 16384;
 
   void take_classes() {
     if ((weight_ && !problem_.options.weight_over_target) || prior_)
@@ -123,36 +124,69 @@ class CpuCall : public Call {
     problem_.class_sums.coef_log = static_cast<double>(sum_log);
   }
 
-  // The sum of r w_y over the rows that count, or of r where the target is not one class; throws
-  // where a target is no class.
+  // The rows that are not ignored, and the sum of their r w_y, of r where the target is not one
+  // class; or the first row whose target is no class, and that.
+  struct Counted {
+    int64_t rows = 0;
+    long double weight = 0;  // as above
+    int64_t invalid_row = -1;
+    int64_t invalid = 0;
+  };
+
+  // Throws where a target is no class.
   double sum_target_weights() const {
-    const bool one_class = problem_.target && !problem_.sparse_probs;
-    const T* weight = one_class ? static_cast<const T*>(problem_.weight) : nullptr;
-    const T* row_weight = static_cast<const T*>(problem_.row_weight);
-    long double sum = 0;  // as above
-    int64_t count = 0;
-    for (int64_t row = 0; row < problem_.rows; ++row) {
-      if (problem_.target && !has_class(row)) continue;
-      ++count;
-      if (weight || row_weight)
-        sum += weighted(row_weight ? row_weight[row] : T(1),
-                        weight ? weight[problem_.target[row] - problem_.class_offset] : T(1));
+    Counted all;
+    for (const Counted& block : of_row_blocks<Counted>(&CpuCall::counted)) {
+      STD_TORCH_CHECK(block.invalid_row < 0, "<IndexError>target of row ", block.invalid_row,
+                      " is ", block.invalid, ": expected a class in [0, ", problem_.all_classes,
+                      ") or ignore_index = ", problem_.ignore_index, "</IndexError>");
+      all.rows += block.rows;
+      all.weight += block.weight;
     }
-    return weight || row_weight ? static_cast<double>(sum) : static_cast<double>(count);
+    return target_weight() || problem_.row_weight ? static_cast<double>(all.weight)
+                                                  : static_cast<double>(all.rows);
   }
 
-  // Whether the row is not ignored.
-  bool has_class(int64_t row) const {
-    bool found = false;
-    for (int64_t k = 0; k < problem_.target_classes; ++k) {
-      const int64_t y = problem_.target[entry_of(problem_, row, k)];
-      if (y == problem_.ignore_index) continue;
-      STD_TORCH_CHECK(y >= 0 && y < problem_.all_classes, "<IndexError>target of row ", row, " is ",
-                      y, ": expected a class in [0, ", problem_.all_classes,
-                      ") or ignore_index = ", problem_.ignore_index, "</IndexError>");
-      found = true;
+  // Of the rows of a block.
+  Counted counted(int64_t begin, int64_t end) const {
+    const T* weight = target_weight();
+    const T* row_weight = static_cast<const T*>(problem_.row_weight);
+    if (problem_.target && problem_.target_classes == 1 && !weight && !row_weight) {
+      int64_t ignored = 0, classes = 0;  // counted without a branch
+      for (int64_t row = begin; row < end; ++row) {
+        ignored += problem_.target[row] == problem_.ignore_index;
+        classes += is_class(problem_.target[row]);
+      }
+      const int64_t no_classes = is_class(problem_.ignore_index) ? 0 : ignored;
+      if (classes + no_classes == end - begin) return {end - begin - ignored};
     }
-    return found;
+    Counted block;
+    for (int64_t row = begin; row < end; ++row) {
+      bool counts = !problem_.target;
+      for (int64_t k = 0; problem_.target && k < problem_.target_classes; ++k) {
+        const int64_t y = problem_.target[entry_of(problem_, row, k)];
+        if (y == problem_.ignore_index) continue;
+        if (!is_class(y)) return {0, 0, row, y};
+        counts = true;
+      }
+      if (!counts) continue;
+      ++block.rows;
+      if (weight || row_weight)
+        block.weight +=
+            weighted(row_weight ? row_weight[row] : T(1),
+                     weight ? weight[problem_.target[row] - problem_.class_offset] : T(1));
+    }
+    return block;
+  }
+
+  // Of a target that is one class.
+  const T* target_weight() const {
+    const bool one_class = problem_.target && !problem_.sparse_probs;
+    return one_class ? static_cast<const T*>(problem_.weight) : nullptr;
+  }
+
+  bool is_class(int64_t y) const {
+    return static_cast<uint64_t>(y) < static_cast<uint64_t>(problem_.all_classes);
   }
 
   // Rows are shared out whole. Of those that are then left, fewer than there are threads, the
@@ -177,17 +211,41 @@ class CpuCall : public Call {
                                 [&](int64_t begin, int64_t end) { process(problem_, begin, end); });
   }
 
-  // The rows' losses summed in their order, so that the result does not depend on the number of
-  // threads.
   Tensor reduced(const Tensor& row_loss) const {
-    const T* losses = static_cast<const T*>(row_loss.data_ptr());
-    double sums[8] = {};  // independent additions
-    for (int64_t row = 0; row < problem_.rows; ++row) sums[row % 8] += losses[row];
-    const double sum = std::accumulate(std::begin(sums), std::end(sums), 0.0);
     Tensor loss = torch::stable::new_empty(row_loss, {});
+    const auto sums = of_row_blocks<double>(&CpuCall::sum_losses);
+    const double sum = std::accumulate(sums.begin(), sums.end(), 0.0);
     *static_cast<T*>(loss.data_ptr()) = static_cast<T>(
         reduction_ == Reduction::mean ? sum / static_cast<double>(denominator_) : sum);
     return loss;
+  }
+
+  double sum_losses(int64_t begin, int64_t end) const {
+    const T* losses = static_cast<const T*>(problem_.loss);
+    double sums[8] = {};  // independent additions
+    const auto add = [&](int64_t row, int64_t count) {
+      for (int64_t i = 0; i < count; ++i) sums[i] += losses[row + i];
+    };
+    const int64_t rest = (end - begin) % 8;
+    for (int64_t row = begin; row < end - rest; row += 8) add(row, 8);
+    add(end - rest, rest);
+    return std::accumulate(std::begin(sums), std::end(sums), 0.0);
+  }
+
+  // What `of` makes of the rows of each block. Sums over rows are made in the order of the rows of
+  // a block and then of the blocks, so that they do not depend on the number of threads.
+  template <class Result>
+  std::vector<Result> of_row_blocks(Result (CpuCall::*of)(int64_t, int64_t) const) const {
+    const int64_t blocks = (problem_.rows + block_rows - 1) / block_rows;
+    std::vector<Result> results(static_cast<size_t>(blocks));
+    torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t begin = block * block_rows;
+        results[static_cast<size_t>(block)] =
+            (this->*of)(begin, std::min(problem_.rows, begin + block_rows));
+      }
+    });
+    return results;
   }
 
   std::vector<T> class_coef_;

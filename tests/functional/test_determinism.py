@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from checks import DTYPES, REDUCTIONS, check
+from checks import DTYPES, REDUCTIONS, check, run
 from torch import Tensor
 
 from labelsmooth import SparseTarget, label_smoothing_loss
@@ -127,6 +127,62 @@ class TestBlocksOfARow:
                     made = outputs(logits, target, grad_loss, **call)
                     expected = expected or made
                     torch.testing.assert_close(made, expected, rtol=0, atol=0, equal_nan=True)
+
+
+class TestBlocksOfRows:
+    """Targets are looked at, and losses and weights summed, in blocks of 16,384 rows: three here,
+    and a row."""
+
+    BLOCK, ROWS, IMAGES, CLASSES = 16_384, 49_153, 19, 3
+
+    def problem(self, kind: str, ignored: int) -> tuple[Tensor, Any]:
+        """Of the first block no row counts, of the second every other one, of the rest all."""
+        classes = torch.randint(self.CLASSES, (self.ROWS, 2))
+        classes[classes == ignored] = 2
+        classes[: self.BLOCK] = classes[self.BLOCK : 2 * self.BLOCK : 2] = ignored
+        if kind == "classes":
+            return torch.randn(self.ROWS, self.CLASSES), classes[:, 0].contiguous()
+        classes[-1, 1] = ignored
+        classes = classes.view(self.IMAGES, -1, 2).movedim(-1, 1)
+        sparse = SparseTarget(classes, torch.rand(classes.shape))
+        return torch.randn(self.IMAGES, self.CLASSES, classes.shape[2]), sparse
+
+    @pytest.fixture(params=["classes", "sparse"])
+    def kind(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @pytest.fixture(params=[(), ("weight",), ("row_weight",), ("weight", "row_weight")], ids=str)
+    def weights(self, request: pytest.FixtureRequest, kind: str) -> dict[str, Tensor]:
+        rows = (self.ROWS,) if kind == "classes" else (self.IMAGES, self.ROWS // self.IMAGES)
+        weights = {"weight": torch.rand(self.CLASSES), "row_weight": torch.rand(rows)}
+        return {name: weights[name] for name in request.param}
+
+    @pytest.mark.parametrize("ignored", [-100, 1])
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    def test_the_reference_and_the_same_bits(
+        self, reduction: str, ignored: int, kind: str, weights: dict[str, Tensor]
+    ) -> None:
+        logits, target = self.problem(kind, ignored)
+        options = {"label_smoothing": 0.1, "reduction": reduction, "ignore_index": ignored}
+        expected = check(logits, target, backend="cpu", **options, **weights)
+        for threads in THREADS:
+            torch.set_num_threads(threads)
+            again = run(logits, target, backend="cpu", **options, **weights)
+            assert all(map(torch.equal, again, expected))
+
+    @pytest.mark.parametrize("ignored", [-100, 1])
+    @pytest.mark.parametrize("first", [0, 16_383, 16_384, 40_000, 49_152])
+    def test_the_first_bad_target_of_all_is_named(
+        self, first: int, ignored: int, kind: str, weights: dict[str, Tensor]
+    ) -> None:
+        logits, target = self.problem(kind, ignored)
+        places = target.classes[:, 1] if kind == "sparse" else target.view(self.IMAGES, -1)
+        for row, bad in ((49_152, self.CLASSES), (max(first, 40_001), 2**40), (first, -7)):
+            places[divmod(row, places.shape[1])] = bad
+        for threads in THREADS:
+            torch.set_num_threads(threads)
+            with pytest.raises(IndexError, match=rf"target of row {first} is -7: .* \[0, 3\)"):
+                label_smoothing_loss(logits, target, ignore_index=ignored, backend="cpu", **weights)
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
