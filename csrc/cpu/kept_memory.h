@@ -1,4 +1,5 @@
-// Memory for large gradients and slabs of logits, kept from one call for the next.
+// Memory for large gradients, slabs of logits and statistics of many rows, kept from one call for
+// the next.
 //
 // The system clears each page of new memory when it is first touched, which takes longer than loss
 // and gradient together. So the blocks that were given back last are kept, on huge pages and marked
@@ -13,7 +14,9 @@ namespace labelsmooth::cpu {
 constexpr size_t kept_bytes = 32 << 20;
 
 // As many as a step of the projection gives back: its slab, the float32 sums of the weight's
-// gradient, and that gradient.
+// gradient, and that gradient. A step of the loss gives back two, the gradient and the statistics.
+// Where these are about as large one may take the other's block, and the other then has a new one,
+// which serves both from the next step on.
 constexpr size_t kept_blocks = 3;
 // One that so many calls in turn had no use for goes back to the system.
 constexpr int most_passed_over = 16;

@@ -14,11 +14,11 @@
 #include <vector>
 
 #include "kernels.h"
+#include "new_tensor.h"
 
 namespace labelsmooth {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline bool is_floating_point(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -194,7 +194,7 @@ class Call {
     const int64_t stats_shape[] = {with_stats ? 6 : 4, problem_.rows};
     const ScalarType type = accumulate_type(logits_);
     Tensor loss = torch::stable::new_empty(logits_, shape, type);
-    Tensor row_stats = torch::stable::new_empty(logits_, stats_shape, type);
+    Tensor row_stats = new_tensor(loss, stats_shape);
     if (!with_stats) shape = {0};
     Tensor predicted = torch::stable::new_empty(logits_, shape, ScalarType::Long);
     problem_.loss = loss.data_ptr();

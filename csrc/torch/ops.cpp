@@ -62,11 +62,11 @@ auto with_call(Use use, const Tensor& logits, Arguments&&... arguments) {
 // ---- operators ----------------------------------------------------------------------------------
 
 Tensor new_gradient(const Tensor& logits) {
-  if (!logits.is_cpu() || !logits.is_contiguous()) return torch::stable::empty_like(logits);
-  return new_cpu_tensor(logits, logits.sizes());
+  return logits.is_contiguous() ? new_tensor(logits, logits.sizes())
+                                : torch::stable::empty_like(logits);
 }
 
-Tensor new_empty(Tensor like, std::vector<int64_t> size) { return new_cpu_tensor(like, size); }
+Tensor new_empty(Tensor like, std::vector<int64_t> size) { return new_tensor(like, size); }
 
 // Returns loss, row_stats, predicted and the gradient, if it is wanted: `loss` (), or (N,) for
 // "none"; `row_stats` (4, N) shift, sum of exponentials, mass and beta, with_stats (6, N) the lse

@@ -157,6 +157,52 @@ class TestLargeGradients:
         assert self.gradient()[0].data_ptr() == place
 
 
+class TestManyRows:
+    """From 32 MiB on the statistics of rows are kept too: 16 bytes a row, 24 where the caller gets
+    some of them."""
+
+    ROWS = 1_800_000
+
+    def places(self, logits: Tensor, reduction: str) -> set[int]:
+        leaf = logits.requires_grad_()
+        target = torch.zeros(len(leaf), dtype=torch.int64)
+        loss, stats = label_smoothing_loss(
+            leaf, target, reduction=reduction, return_stats=True, backend="cpu"
+        )
+        (grad,) = torch.autograd.grad(loss.sum(), leaf)
+        return {place_of(grad), place_of(stats.lse)}
+
+    @pytest.mark.parametrize("reduction", ["sum", "none"])
+    @pytest.mark.parametrize("classes", [5, 6, 7, 10])
+    def test_gradients_of_about_their_size_take_none_from_them(
+        self, classes: int, reduction: str
+    ) -> None:
+        """Whichever is made first: after two calls no memory is new, and at most three blocks of
+        the larger size are kept."""
+        release_memory()
+        logits = torch.randn(self.ROWS, classes)
+        first, second, third, fourth = (self.places(logits, reduction) for _ in range(4))
+        assert len(third) == 2
+        assert third | fourth <= first | second or KEEPS_NONE
+        largest = self.ROWS * max(4 * classes, 24)
+        assert released_bytes() < 3.1 * largest
+
+    def test_alone_they_are_kept_for_the_next_call(self) -> None:
+        release_memory()
+        logits = torch.randn(2_200_000, 2, requires_grad=True) * 1
+        loss = label_smoothing_loss(
+            logits, torch.zeros(len(logits)).long(), inplace=True, backend="cpu"
+        )
+        loss.backward()
+        del loss
+        kept = 0 if KEEPS_NONE else 16 * len(logits)
+        assert abs(released_bytes() - kept) < 4e6
+
+
+def place_of(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def assert_about(size: int, expected: int) -> None:
     assert abs(size - expected) < TestLargeGradients.BYTES / 10
 
