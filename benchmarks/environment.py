@@ -78,6 +78,15 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def cpu_maker() -> str:
+    """Whose processor it is, by which results are named: "intel", "amd" or "arm"; else "cpu"."""
+    name = f"{cpu_name()} {platform.machine()}".lower()
+    for maker, words in {"intel": ["intel"], "amd": ["amd "], "arm": ["arm", "aarch64"]}.items():
+        if any(word in name for word in words):
+            return maker
+    return "cpu"
+
+
 def transparent_huge_pages() -> str:
     """The system's setting: always, madvise or never."""
     try:

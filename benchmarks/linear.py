@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="one C, two D, two N, one round")
     parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/linear.json)"
+        "--json", type=Path, help="where the results go (benchmarks/results/linear-MAKER.json)"
     )
 
 

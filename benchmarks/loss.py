@@ -27,7 +27,7 @@ CLASSES = {
     "bfloat16": [1000, 32768, 131072],
 }
 QUICK_CLASSES = [32768, 131072]
-SCALING = [10, 100, 1000, 10_000, 100_000, 1_000_000]
+SCALING = [10, 21, 100, 200, 1000, 10_000, 100_000, 1_000_000]
 TYPICAL = 32768
 ONE_ROW = 1 << 22
 IMAGES = [(8, 21, 512, 512), (8, 150, 512, 512)]
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-huge-pages", action="store_true", help="torch's defaults only")
     parser.add_argument("--quick", action="store_true", help="two shapes, the small image")
     parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/loss.json)"
+        "--json", type=Path, help="where the results go (benchmarks/results/loss-MAKER.json)"
     )
 
 

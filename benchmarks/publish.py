@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.environment import environment
+from benchmarks.environment import cpu_maker, environment
 from benchmarks.measure import Case, Result
 from benchmarks.workers import measure
 
@@ -25,8 +25,10 @@ def publish(
     sheets_of: Callable[[list[Result]], list[report.Sheet]],
     draw: Callable[[Path, dict[str, Any], list[Result]], list[Path]] | None = None,
 ) -> None:
-    """Measures the cases; results go to `args.json`, or to the folder of results."""
-    path = args.json or RESULTS / f"{name}{'-quick' if args.quick else ''}.json"
+    """Measures the cases; results go to `args.json`, or to the folder of results, by the maker
+    of the processor."""
+    name = f"{name}-{cpu_maker()}{'-quick' if args.quick else ''}"
+    path = args.json or RESULTS / f"{name}.json"
     about = environment(args.threads)
     console = Console()
     report.show_environment(console, about)

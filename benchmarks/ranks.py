@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
     parser.add_argument("--quick", action="store_true", help="512 rows")
     parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/ranks.json)"
+        "--json", type=Path, help="where the results go (benchmarks/results/ranks-MAKER.json)"
     )
 
 

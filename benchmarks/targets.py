@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="512 rows")
     parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/targets.json)"
+        "--json", type=Path, help="where the results go (benchmarks/results/targets-MAKER.json)"
     )
 
 

@@ -52,11 +52,21 @@ class GroupKernel {
       row_.exps = exps_.get(size * stride_);
       row_.kept = transformed ? kept_.get(size * stride_) : nullptr;
     }
-    for (int64_t row = begin; row < end; row += size)
+    for (int64_t row = begin; row < end; row += size) {
+      fetch_targets(row + size, end);
       process_group(row, end - row < size ? end - row : size);
+    }
   }
 
  private:
+  // What the next group begins with: the logits of its targets.
+  void fetch_targets(int64_t row, int64_t end) const {
+    for (int64_t i = row; i < end && i < row + V::size; ++i) {
+      const int64_t c = typed_.class_of(problem_.target[i]);
+      if (typed_.is_here(c)) __builtin_prefetch(typed_.row_of(problem_.logits, i) + c);
+    }
+  }
+
   void process_group(int64_t row, int64_t count) {
     const Targets targets = targets_of<false>(typed_, row, count);
     const V given = targets.gather([&](int64_t i, int64_t c) {

@@ -58,6 +58,10 @@
 #define LABELSMOOTH_VECTOR_BYTES 16
 #endif
 
+#if defined(LABELSMOOTH_AVX512) || defined(LABELSMOOTH_AVX2) || defined(__aarch64__)
+#define LABELSMOOTH_FUSED  // a product and a sum are rounded once
+#endif
+
 #define LABELSMOOTH_TEXT(text) #text
 #define LABELSMOOTH_PRAGMA(text) _Pragma(LABELSMOOTH_TEXT(text))
 #if defined(__clang__)

@@ -19,7 +19,11 @@ LABELSMOOTH_HD VecF limit(VecF x) {
 LABELSMOOTH_HD VecF exp(VecF x) {
   x = limit(x);
   const VecF n = round_to_integer(x * VecF(0x1.715476p0f));
+#if defined(LABELSMOOTH_FUSED)
   const VecF r = x - n * VecF(0x1.62e43p-1f);
+#else  // the first product is exact
+  const VecF r = x - n * VecF(0x1.62e4p-1f) - n * VecF(0x1.7f7d1cp-20f);
+#endif
   VecF p = VecF(0.0013814605890087649f) * r + VecF(0.008368709784841112f);
   p = p * r + VecF(0.041668387518800976f);
   p = p * r + VecF(0.16666520689145525f);

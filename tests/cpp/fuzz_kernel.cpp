@@ -435,7 +435,9 @@ class Call {
               "row %ld has diverged: loss %g", row, loss);
         return;
       }
-    const double arithmetic = 8 * rounding_of(sizeof(T) == 8 ? DType::float64 : DType::float32);
+    const bool half = dtype_ == DType::bfloat16 || dtype_ == DType::float16;
+    const double arithmetic = 8 * rounding_of(sizeof(T) == 8 ? DType::float64 : DType::float32) +
+                              (half ? 0x1p-18 : 0);  // shorter exponentials
     const double error = arithmetic * magnitude(dense) * (1 + std::fabs(row_weight));
     CHECK(close(loss, expected_loss, error), "row %ld: loss %.17g, expected %.17g +- %g", row, loss,
           expected_loss, error);

@@ -33,7 +33,7 @@ CONVERSIONS = {
     ("avx2", "Float16"): AVX_HALF,
     ("avx512", "Float16"): AVX_HALF,
     ("avx512_bf16", "Float16"): AVX_HALF,
-    ("avx512_bf16", "BFloat16"): (r"vpmovzxwd\s.*zmm", r"vcvtneps2bf16\s"),
+    ("avx512_bf16", "BFloat16"): (r"vpermw\s.*zmm", r"vcvtneps2bf16\s"),
     ("neon", "Float16"): NEON_HALF,
     ("neon_bf16", "Float16"): NEON_HALF,
     ("neon_bf16", "BFloat16"): (r"u?shll\s+v\d+\.4s, v\d+\.4h", r"bfcvtn\s+v\d+\.4h"),
@@ -80,7 +80,7 @@ def failures(isa: str, functions: list[Function]) -> list[str]:
 
     for element in ELEMENTS:
         sums = of(f"block_sums<Row<{element},")
-        rows = of(f"(RowKernel|process_by_row)<{element},")
+        rows = of(f"(RowKernel|GroupKernel|process_by_row)<{element},")
         tiles = of(rf"(TileKernel|Tile|Column|process_element)<{element}\b")
         check(bool(sums and rows and tiles), f"{element}: no function of sums, rows or tiles")
         read, write = CONVERSIONS.get((isa, element), (None, None))
