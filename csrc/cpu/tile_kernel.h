@@ -260,13 +260,21 @@ class TileKernel {
     return part;
   }
 
+  // Nothing of a row that is not read, and of one whose target is no class that.
   void save_part(int64_t row, int64_t count, const RowPart<V>& part, const Targets& targets) const {
-    const RowPart<V> invalid = invalid_part<V>();
-    RowPart<V> saved = part;
-    saved.shift = select(targets.invalid < 0, invalid.shift, part.shift);
-    saved.sum_exp = select(targets.invalid < 0, invalid.sum_exp, part.sum_exp);
-    for_fields(saved, typed_.options, problem_.with_stats, [&](int field, const V& value) {
-      save_rows<T>(static_cast<T*>(problem_.parts) + field * problem_.rows, row, count, value);
+    const Index unread = problem_.with_stats ? Index{} : ~targets.counts;
+    V fields[12] = {};
+    const auto fill = [&](const RowPart<V>& from, Index lanes) {
+      for_fields(from, typed_.options, problem_.with_stats, [&](int field, const V& value) {
+        fields[field] = select(lanes != 0, value, fields[field]);
+      });
+    };
+    fill(part, Index{} - 1);
+    fill(empty_part<V>(), unread);
+    fill(invalid_part<V>(), targets.invalid);
+    for_fields(part, typed_.options, problem_.with_stats, [&](int field, const V&) {
+      save_rows<T>(static_cast<T*>(problem_.parts) + field * problem_.rows, row, count,
+                   fields[field]);
     });
   }
 

@@ -33,7 +33,7 @@ CONVERSIONS = {
     ("avx2", "Float16"): AVX_HALF,
     ("avx512", "Float16"): AVX_HALF,
     ("avx512_bf16", "Float16"): AVX_HALF,
-    ("avx512_bf16", "BFloat16"): (r"vpermw\s.*zmm", r"vcvtneps2bf16\s"),
+    ("avx512_bf16", "BFloat16"): (r"vperm(t2)?w\s.*zmm", r"vcvtneps2bf16\s"),
     ("neon", "Float16"): NEON_HALF,
     ("neon_bf16", "Float16"): NEON_HALF,
     ("neon_bf16", "BFloat16"): (r"u?shll\s+v\d+\.4s, v\d+\.4h", r"bfcvtn\s+v\d+\.4h"),

@@ -21,7 +21,7 @@ ROW_MATH, ROW_PART = ((ROOT / "csrc" / name).read_text() for name in ("row_math.
 NOT_MIRRORED = {"select", "max", "exp", "log", "tanh", "infinity", "empty_stats"}
 NOT_MIRRORED |= {"coef_of_class"}
 # Steps of transform_logit and transform_slope, which loops over a row take apart.
-NOT_MIRRORED |= {"scaled_logit", "capped_logit", "capped_slope"}
+NOT_MIRRORED |= {"scaled_logit", "capped_logit", "capped_slope", "slope_factor"}
 # Triton has no overloads; nor functions of functions, nor tuples whose fields change.
 RENAMED = {"row_terms": "terms_of_part", "row_loss": "loss_of_part"}
 OTHER_ARGUMENTS = {"store_part", "load_part", "empty_part", "invalid_part", "combine_ranks"}
