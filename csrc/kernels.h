@@ -120,6 +120,8 @@ namespace cpu {
 
 // A row is summed, and may be shared out, in blocks of so many classes.
 constexpr int64_t block_classes = 4096;
+// Rows of so many classes and more may be shared out among workers, by blocks.
+constexpr int64_t classes_to_share = 1 << 16;
 
 // Rows [begin, end) of a problem, one after another, by the best instruction set that this machine
 // has.

@@ -37,6 +37,10 @@ struct InstructionSet {
   void (*process_rows)(const LossProblem&, int64_t, int64_t);
 };
 
+#if defined(__aarch64__) && defined(__linux__) && !defined(HWCAP2_BF16)
+#define HWCAP2_BF16 (1 << 14)  // older headers have no name for it
+#endif
+
 InstructionSet choose() {
 #if defined(__x86_64__)
   unsigned eax, ebx, ecx = 0, edx;

@@ -77,7 +77,7 @@ class GroupKernel {
         row_.transform(given),
         target_terms(V(T(1)), targets.weight, targets.prior, given, terms, typed_.options)};
     terms.mass = terms.mass + one.terms.tau;
-    const RowStats<V> stats = sums(row, count, one.logit);
+    const RowStats<V> stats = sums(row, count, one.logit, targets.counts);
     save_rows<T>(problem_.row_shift, row, count, stats.shift);
     save_rows<T>(problem_.row_sum_exp, row, count, stats.sum_exp);
     save_rows<T>(problem_.row_mass, row, count, terms.mass);
@@ -118,11 +118,15 @@ class GroupKernel {
   }
 
   // Relative to the logits of the targets.
-  RowStats<V> sums(int64_t first, int64_t count, V shift) const {
+  RowStats<V> sums(int64_t first, int64_t count, V shift, Mask counts) const {
     T shifts[V::size];
     store(shifts, shift);
     V sum_exp[V::size], spread_dot[V::size];
     for_rows(first, count, [&](int64_t i, const R& row) {
+      if (!counts[i] && !problem_.with_stats) {
+        sum_exp[i] = spread_dot[i] = V(T(1));
+        return;
+      }
       const RowSums<V> sums = is_short<R>(classes_) ? short_sums(row, classes_, shifts[i])
                                                     : block_sums(row, 0, classes_, shifts[i]);
       sum_exp[i] = sums.stats.sum_exp;
@@ -159,7 +163,7 @@ class GroupKernel {
   const LossProblem& problem_;
   const TypedProblem<Element> typed_;
   const int64_t classes_;
-  R row_;  // what is kept is that of the group's first row
+  R row_;  // whose exps and kept are those of the group's first row
   int64_t stride_ = 0;
   RowKernel<Element, general, void, transformed> by_row_;
   Buffer<T> exps_, kept_;

@@ -104,7 +104,7 @@ LABELSMOOTH_HD Targets<typename TypedProblem<Element>::T> targets_of(
     const auto here = counts & (c >= 0) & (c < problem.classes);
     targets.ignored &= ~__builtin_convertvector(counts, Index);
     targets.invalid |= __builtin_convertvector(invalid, Index);
-    if (!soft) targets.here = __builtin_convertvector(here ? c : c - c - 1, Index);
+    if (!soft) targets.here = __builtin_convertvector(here ? c : decltype(c){} - 1, Index);
   }
   if (!untyped.target) targets.ignored = Index{};
   targets.counts = ~targets.ignored;

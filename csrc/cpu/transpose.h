@@ -15,8 +15,8 @@ LABELSMOOTH_HD Vec<T> interleave(Vec<T> a, Vec<T> b, Numbers<lane...>) {
   return Vec<T>(__builtin_shufflevector(a.lanes, b.lanes, (from + lane / 2 + lane % 2 * size)...));
 }
 
-// Vector i + size/2 goes behind vector i, lane by lane: the bits of a place, those of its vector
-// and then those of its lane, turn by one.
+// One round of a perfect shuffle of all elements, vector i + size/2 between the lanes of vector i;
+// log2(size) of them transpose.
 template <int rounds, class T, int... i>
 LABELSMOOTH_HD void turn(const Vec<T>* square, Vec<T>* turned, Numbers<i...> all) {
   constexpr int half = Vec<T>::size / 2;

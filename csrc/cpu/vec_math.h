@@ -144,10 +144,11 @@ class Transform {
 
   LABELSMOOTH_HD V operator()(V x0) const {
     return transform_logit(x0, options_, [this](V a, V) {
+      const V x = a * V(quotient_);
       if constexpr (sizeof(Element) == 2)
-        return tanh_short(a * V(quotient_));
+        return options_.softcap > 64 ? tanh(x) : tanh_short(x);  // whose error the cap multiplies
       else
-        return tanh(a * V(quotient_));
+        return tanh(x);
     });
   }
 

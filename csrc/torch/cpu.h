@@ -162,10 +162,13 @@ class CpuCall : public Call {
   }
 
   // Rows are shared out whole. Of those that are then left, fewer than there are threads, the
-  // blocks are, if they are long.
+  // blocks are, if they are long, and more threads can share a row than there are such rows.
   void process_rows() const {
-    const bool are_long = problem_.classes >= 2 * elements_a_thread;
-    const int64_t left = are_long ? problem_.rows % torch::stable::get_num_threads() : 0;
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t sharers = std::min(threads, problem_.classes / elements_a_thread);
+    const bool are_long = problem_.classes >= cpu::classes_to_share;
+    int64_t left = are_long ? problem_.rows % threads : 0;
+    if (left >= sharers) left = 0;
     share_out(problem_.rows - left, cpu::process_rows);
     LossProblem shared = problem_;
     shared.workers = [](int64_t count, Work work, const void* context) {

@@ -204,7 +204,7 @@ PyObject* cuda_driver_version(PyObject*, PyObject*) {
 // Importing labelsmooth._C registers the operators; the module itself says what was built.
 PyMODINIT_FUNC PyInit__C() {
   static PyMethodDef methods[] = {{"release_memory", release_memory, METH_NOARGS,
-                                   "Gives memory that is kept for gradients to the system."},
+                                   "Gives memory that is kept between calls to the system."},
                                   {"has_torch_cuda", has_torch_cuda, METH_NOARGS,
                                    "Whether this torch has what the CUDA operators need of it."},
                                   {"cuda_driver_version", cuda_driver_version, METH_NOARGS,

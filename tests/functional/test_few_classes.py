@@ -1,7 +1,7 @@
 """Few classes, many rows: rows share vectors, and none may notice its neighbours.
 
-The kernels choose their way by the number of classes: tiles (to 24, and to 64 where the target is
-more than one class), groups of rows (to 4096), rows one by one.
+The kernels choose their way by the number of classes: tiles (below 24, and to 64 where the target
+is more than one class), groups of rows (to 4096), rows one by one.
 """
 
 from __future__ import annotations
