@@ -35,7 +35,7 @@ LABELSMOOTH_HD VecF exp(VecF x) {
 
 // For 16-bit logits: 2^(x log2(e)) by a minimax polynomial of degree 4 in the fraction of the
 // exponent, exact at 0. Relative error 2^-18.4, a hundredth of what rounding to float16 makes, and
-// |x| 2^-24 on top; 0 for what is not a normal number.
+// |x| 2^-23 on top; 0 for what is not a normal number.
 LABELSMOOTH_HD VecF exp_short(VecF x) {
 #if defined(LABELSMOOTH_AVX512)  // instructions take the fraction and the floor, infinities
                                  // included

@@ -56,7 +56,7 @@ void short_accuracy() {
     const auto rounded = static_cast<float>(x);
     const double exact = std::exp(static_cast<double>(rounded));
     const double error = std::fabs(exp_short(VecF(rounded)).lanes[0] - exact) / exact;
-    CHECK(error <= 0x1.9p-19 + (2 + std::fabs(x)) * 0x1p-24, "exp_short(%g) is off by %g", x,
+    CHECK(error <= 0x1.9p-19 + (1 + std::fabs(x)) * 0x1p-23, "exp_short(%g) is off by %g", x,
           error);
     const double tanh_error =
         std::fabs(tanh_short(VecF(rounded)).lanes[0] - std::tanh(static_cast<double>(rounded)));
