@@ -47,14 +47,14 @@ class GroupKernel {
   void process(int64_t begin, int64_t end) {
     int64_t size = V::size;
     if (problem_.grad_logits.data) {
-      if (most_in_group / classes_ < size) size = most_in_group / classes_;
+      size = min(size, most_in_group / classes_);
       stride_ = (classes_ + V::size - 1) / V::size * V::size;
       row_.exps = exps_.get(size * stride_);
       row_.kept = transformed ? kept_.get(size * stride_) : nullptr;
     }
     for (int64_t row = begin; row < end; row += size) {
       fetch_targets(row + size, end);
-      process_group(row, end - row < size ? end - row : size);
+      process_group(row, min(size, end - row));
     }
   }
 
@@ -78,10 +78,7 @@ class GroupKernel {
         target_terms(V(T(1)), targets.weight, targets.prior, given, terms, typed_.options)};
     terms.mass = terms.mass + one.terms.tau;
     const RowStats<V> stats = sums(row, count, one.logit, targets.counts);
-    save_rows<T>(problem_.row_shift, row, count, stats.shift);
-    save_rows<T>(problem_.row_sum_exp, row, count, stats.sum_exp);
-    save_rows<T>(problem_.row_mass, row, count, terms.mass);
-    save_rows<T>(problem_.row_beta, row, count, terms.beta);
+    save_row_stats(problem_, row, count, stats, terms);
     save_rows<T>(problem_.loss, row, count,
                  row_weights(typed_, row, count) *
                      row_loss(stats, terms, V(T(0)), stats.shift, typed_.options));
@@ -96,9 +93,8 @@ class GroupKernel {
     if (!problem_.grad_logits.data) return;
     const GradTerms<V> grad =
         grad_terms(stats, terms, incoming(typed_, row, count), typed_.options);
-    const V at_target = row_.sloped(
-        logit_grad(exp_of<Element>(one.logit - grad.shift), grad.scale * one.terms.coef, grad),
-        one.logit);
+    const V at_target =
+        row_.sloped(target_grad<Element>(one.logit, one.terms.coef, grad), one.logit);
     write_gradients(row, count, grad, [&](int64_t i) { return all_plain || plain[i]; });
     targets.scatter(at_target, [&](int64_t i, int64_t c, T value) {
       if (all_plain || plain[i]) store_one(typed_.row_of(problem_.grad_logits, row + i) + c, value);

@@ -40,7 +40,8 @@ class RowKernel {
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       open(row);
-      read_ahead(row + 1 < end ? row + 1 : row);
+      read_ahead_ = nullptr;
+      if (row + 1 < end) read_ahead(row + 1);
       const bool sums = makes_sums(problem_);
       const bool keep = sums && problem_.grad_logits.data && classes_ <= kept_classes;
       row_.exps = keep ? exps_buffer_.get(classes_ + V::size) : nullptr;
@@ -91,10 +92,8 @@ class RowKernel {
       for (int64_t k = 0; k < problem_.target_classes; ++k)
         __builtin_prefetch(next + clamped(typed_.class_of(typed_.target_of(row, k))) * stride);
     }
-    read_ahead_ =
-        stride == 1 && classes_ * static_cast<int64_t>(sizeof(Element)) <= read_ahead_bytes
-            ? next
-            : nullptr;
+    const int64_t bytes = classes_ * static_cast<int64_t>(sizeof(Element));
+    if (stride == 1 && bytes <= read_ahead_bytes) read_ahead_ = next;
   }
 
   // A class of this part, whatever an entry holds.
@@ -297,12 +296,9 @@ class RowKernel {
     if (stride != 1) scatter(blocks_, grad, destination, stride);
   }
 
-  // mass p_c and coef_c nearly cancel: their difference is rounded once. p_c takes the very
-  // exponential that is in the sum, so that its error cancels too.
   T gradient_of(const Entry<T>& entry, const GradTerms<T>& terms) const {
     const V x(entry.logit);
-    const V exp_x = exp_of<Element>(x - V(terms.shift));
-    return row_.sloped(logit_grad(exp_x, V(terms.scale * entry.terms.coef), terms), x).lanes[0];
+    return row_.sloped(target_grad<Element>(x, V(entry.terms.coef), terms), x).lanes[0];
   }
 
   const LossProblem& problem_;

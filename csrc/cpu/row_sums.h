@@ -14,6 +14,15 @@ constexpr int64_t run = 16;
 
 // ---- sums ---------------------------------------------------------------------------------------
 
+// The classes from c on, one vector after another.
+template <class R>
+LABELSMOOTH_HD void add_rest(const R& row, RowSums<typename R::V>& sums, int64_t c, int64_t end,
+                             typename R::T shift) {
+  constexpr int64_t size = R::V::size;
+  for (; c + size <= end; c += size) row.template accumulate<true>(sums, c, size, shift);
+  if (c < end) row.template accumulate<false>(sums, c, end - c, shift);
+}
+
 template <class R>
 RowSums<typename R::V> block_sums(const R& given, int64_t begin, int64_t end, typename R::T shift) {
   using V = typename R::V;
@@ -27,8 +36,7 @@ RowSums<typename R::V> block_sums(const R& given, int64_t begin, int64_t end, ty
       row.accumulate(parts, c, shift);
     for (const RowSums<V>& part : parts) R::add(block, part);
   }
-  for (; c + V::size <= end; c += V::size) row.template accumulate<true>(block, c, V::size, shift);
-  if (c < end) row.template accumulate<false>(block, c, end - c, shift);
+  add_rest(row, block, c, end, shift);
   return row.finished(block);
 }
 
@@ -40,12 +48,8 @@ constexpr bool is_short(int64_t classes) {
 template <class R>
 LABELSMOOTH_HD RowSums<typename R::V> short_sums(const R& row, int64_t classes,
                                                  typename R::T shift) {
-  using V = typename R::V;
-  RowSums<V> sums = empty_sums<V>();
-  int64_t c = 0;
-  for (; c + V::size <= classes; c += V::size)
-    row.template accumulate<true>(sums, c, V::size, shift);
-  if (c < classes) row.template accumulate<false>(sums, c, classes - c, shift);
+  RowSums<typename R::V> sums = empty_sums<typename R::V>();
+  add_rest(row, sums, 0, classes, shift);
   return row.finished(sums);
 }
 

@@ -67,6 +67,16 @@ LABELSMOOTH_HD void save_rows(void* values, int64_t row, int64_t count, Vec<T> x
   store_first(static_cast<T*>(values) + row, x, count);
 }
 
+// What forward leaves of the rows for a backward call.
+template <class T>
+LABELSMOOTH_HD void save_row_stats(const LossProblem& problem, int64_t row, int64_t count,
+                                   const RowStats<Vec<T>>& stats, const RowTerms<Vec<T>>& terms) {
+  save_rows<T>(problem.row_shift, row, count, stats.shift);
+  save_rows<T>(problem.row_sum_exp, row, count, stats.sum_exp);
+  save_rows<T>(problem.row_mass, row, count, terms.mass);
+  save_rows<T>(problem.row_beta, row, count, terms.beta);
+}
+
 // The k-th classes of the rows' targets; those behind the last row are ignored.
 template <class Element>
 struct TargetClasses {

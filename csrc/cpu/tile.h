@@ -43,8 +43,6 @@ class Tile {
   }
 
  private:
-  static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-
   static int64_t rows_in_tile(int64_t classes) {
     const int64_t vectors = min(rows_wanted, elements_wanted / classes) / V::size;
     return (vectors > 0 ? vectors : 1) * V::size;

@@ -13,7 +13,8 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Up to here rows whose classes are adjacent are turned into lanes.
+// Up to here rows whose classes are adjacent are turned into lanes, unless group_kernel.h takes
+// them.
 constexpr int64_t most_adjacent = 64;
 
 template <class Element, Kind kind>
@@ -64,15 +65,14 @@ class TileKernel {
   }
 
  private:
-  static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-
   // ---- a column: C vectors of rows --------------------------------------------------------------
 
   void process_column(int64_t row, int64_t count, T* logits, const T* probs) {
     const bool forward = makes_sums(problem_), masks = typed_.options.over_unmasked();
     const Column column = {classes_,      logits, probs,          typed_.class_coef,
                            typed_.weight, next_,  typed_.uniform, typed_.options};
-    const V largest = transform_and_find_largest(column);
+    V largest(T(0));
+    if (forward || typed_.transformed) largest = transform_and_find_largest(column);
     const Targets targets = targets_of<soft>(typed_, row, count);
     const ClassSums<V> classes =
         masks && forward ? sums_of_unmasked(column)
@@ -95,10 +95,7 @@ class TileKernel {
       if (problem_.parts)
         return save_part(row, count, part(column, terms, targets, one, classes, stats, largest),
                          targets);
-      save_rows<T>(problem_.row_shift, row, count, stats.shift);
-      save_rows<T>(problem_.row_sum_exp, row, count, stats.sum_exp);
-      save_rows<T>(problem_.row_mass, row, count, terms.mass);
-      save_rows<T>(problem_.row_beta, row, count, terms.beta);
+      save_row_stats(problem_, row, count, stats, terms);
       save_rows<T>(problem_.loss, row, count,
                    targets.if_it_counts(row_weights(typed_, row, count) *
                                         loss(column, terms, targets, one, classes, stats)));
@@ -172,10 +169,8 @@ class TileKernel {
     }
   }
 
-  // mass p_c and coef_c nearly cancel: their difference is rounded once.
   V gradient_of(const Targets& targets, const OneClass& one, const GradTerms<V>& terms) const {
-    const V exp_x = exp_of<Element>(one.logit - terms.shift);
-    V grad = logit_grad(exp_x, terms.scale * one.terms.coef, terms);
+    V grad = target_grad<Element>(one.logit, one.terms.coef, terms);
     if (typed_.transformed) grad = grad * transform_.slope(one.logit);
     return targets.if_it_counts(grad);
   }

@@ -5,6 +5,8 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
+LABELSMOOTH_HD int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // A buffer that is made when it is first needed, and grows.
 template <class T>
 class Buffer {

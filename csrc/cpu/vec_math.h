@@ -130,6 +130,16 @@ LABELSMOOTH_HD VecOf<Element> exp_of(VecOf<Element> x) {
     return exp(x);
 }
 
+// The gradient at a class of the target, by its logit and its whole coefficient: mass p_c and
+// coef_c nearly cancel, so their difference is rounded once. p_c takes the very exponential that is
+// in the sum, so that its error cancels too.
+template <class Element, class S>
+LABELSMOOTH_HD VecOf<Element> target_grad(VecOf<Element> x, VecOf<Element> coef,
+                                          const GradTerms<S>& terms) {
+  return logit_grad(exp_of<Element>(x - VecOf<Element>(terms.shift)),
+                    VecOf<Element>(terms.scale) * coef, terms);
+}
+
 // Scale and softcap, and the quotients by it, which no compiler takes out of a loop.
 template <class Element>
 class Transform {
