@@ -15,8 +15,8 @@ ifneq ($(VENV),)
   export PATH := $(BIN):$(PATH)
 endif
 
-.PHONY: help build bench gpu test ctest platforms docs fuzz lint tidy format sanitize sanitize-short wheel
-.PHONY: wheel-matrix clean
+.PHONY: help build bench gpu test integrations ctest platforms docs fuzz lint tidy format sanitize
+.PHONY: sanitize-short wheel wheel-matrix clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,14 @@ gpu:  ## with a GPU: a verdict in ten minutes; VENV= takes PYTHON as it is, WHEE
 test: export LABELSMOOTH_WERROR := 1
 test: lint docs ctest platforms  ## lint, build the documentation, run the C++ and the Python tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+integrations: $(VENV)/integrations.stamp  ## the drop-ins beside the libraries whose losses they replace
+	$(BIN)/python -m pytest -n 2 tests/integrations -W ignore
+
+$(VENV)/integrations.stamp: $(LIB) tests/integrations/no-deps.txt
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --no-build-isolation -e '.[integrations]'
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/integrations/no-deps.txt
+	touch $@
 
 ctest: build  ## the C++ tests, and the module through which Python tests call the kernels
 	cmake --preset default -DPython_EXECUTABLE=$(BIN)/python

@@ -7,8 +7,7 @@ from .._buffers import Float32Buffers
 from .._call.checks import check_class_vector, check_tensor
 from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
-
-NO_INDEX = torch.iinfo(torch.int64).min  # the classes here ignore no row
+from ._shared import NO_INDEX
 
 
 class LabelSmoothing(nn.Module):
