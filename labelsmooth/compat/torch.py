@@ -103,7 +103,7 @@ def linear_cross_entropy(
     else:
         bias = None if linear_bias is None else linear_bias.flatten()
         logits = F.linear(input, linear_weight.flatten(0, -2), bias)
-        loss = label_smoothing_loss(logits.unflatten(1, (classes, *outputs)), target, **given)
+        loss = label_smoothing_loss(logits.view(len(input), classes, *outputs), target, **given)
     return in_dtype_of(input, loss)
 
 
@@ -116,9 +116,9 @@ if TYPE_CHECKING or hasattr(nn, "LinearCrossEntropyLoss"):
             shape, bias = (self.num_classes, *self.out_features), self.linear.bias
             return linear_cross_entropy(
                 input,
-                self.linear.weight.unflatten(0, shape),
+                self.linear.weight.reshape(*shape, self.linear.in_features),
                 target,
-                linear_bias=None if bias is None else bias.unflatten(0, shape),
+                linear_bias=None if bias is None else bias.reshape(shape),
                 weight=self.weight,
                 reduction=self.reduction,
                 ignore_index=self.ignore_index,

@@ -41,7 +41,7 @@ def loss_and_gradients(call: Call, leaves: list[Tensor]) -> list[Tensor]:
 
 
 def assert_same(made: Call, expected: Call, leaves: list[Tensor], dtype: torch.dtype) -> None:
-    """The loss in its input's dtype; what a projection rounds on the way, it rounds in torch too."""
+    """The loss in its input's dtype; NaN where torch's is."""
     loss, *gradients = loss_and_gradients(made, leaves)
     true_loss, *true_gradients = loss_and_gradients(expected, leaves)
     assert loss.dtype == dtype
