@@ -1,5 +1,10 @@
 """Two widely copied label-smoothing losses as drop-ins with exactly their results."""
 
+import numbers
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
 import torch
 from torch import Tensor, nn
 
@@ -9,8 +14,53 @@ from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
 from ._shared import NO_INDEX
 
+P = ParamSpec("P")
 
-class LabelSmoothing(nn.Module):
+
+class KeepsTarget(nn.Module):
+    """What divergences of log-probabilities (N, C) from a smoothed target have in common: they
+    keep the target of the last call, from which the smoothed one is made when it is asked for."""
+
+    def __init__(self, size: int, smoothing: float) -> None:
+        super().__init__()
+        self.size = as_index("size", size)
+        self.smoothing = _checked_smoothing(smoothing)
+        self.confidence = 1.0 - self.smoothing
+        self._target: Tensor | None = None
+        self._dtype = torch.float32
+
+    def _keep(self, x: Tensor, target: Tensor) -> None:
+        _check_rows("x", x, target, self.size)
+        self._target, self._dtype = target.detach().clone(), x.dtype
+
+    def _spread(self, target: Tensor, others: int) -> Tensor:
+        """(N, C): the smoothing over so many others beside the target, the rest on the target."""
+        rest = self.smoothing / max(others, 1)
+        shape = (target.shape[0], self.size)
+        dist = torch.full(shape, rest, dtype=self._dtype, device=target.device)
+        return dist.scatter_(1, target.long().unsqueeze(1), self.confidence)
+
+
+def _told_apart(init: Callable[P, None]) -> Callable[P, None]:
+    """Raises TypeError for the arguments of the other class of the name, or what may be them."""
+
+    @wraps(init)
+    def told_apart(*args: P.args, **kwargs: P.kwargs) -> None:
+        _, *given = args  # without self
+        ambiguous = len(given) == 2 and isinstance(given[1], numbers.Integral)
+        if len(given) > 2 or ambiguous or "padding_idx" in kwargs:
+            came = [repr(value) for value in given] + [f"{k}={v!r}" for k, v in kwargs.items()]
+            raise TypeError(
+                "LabelSmoothing: expected (size, smoothing=0.0), where a smoothing that is an "
+                f"integer is given by name, got ({', '.join(came)}); (size, padding_idx, "
+                "smoothing=0.0) is labelsmooth.compat.annotated_transformer.LabelSmoothing"
+            )
+        init(*args, **kwargs)
+
+    return told_apart
+
+
+class LabelSmoothing(KeepsTarget):
     r"""Summed KL divergence between the smoothed target and log-probabilities.
 
     .. math::
@@ -19,22 +69,21 @@ class LabelSmoothing(nn.Module):
 
     Args:
         size: C, the number of classes.
-        smoothing: s in [0, 1]. Default: 0.
+        smoothing: s in [0, 1]. Default: 0. An integer is given by name, ``smoothing=0``.
 
     Shape: log-probabilities (N, C), class indices (N,); the loss is a scalar.
+
+    The Annotated Transformer's class of this name, ``(size, padding_idx, smoothing)``, is
+    :class:`labelsmooth.compat.annotated_transformer.LabelSmoothing`. Its arguments, and an integer
+    in second place, which may be a padding index as well as a smoothing, are a TypeError.
     """
 
+    @_told_apart
     def __init__(self, size: int, smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.size = as_index("size", size)
-        self.smoothing = _checked_smoothing(smoothing)
-        self.confidence = 1.0 - self.smoothing
-        self._target: Tensor | None = None
-        self._dtype = torch.float32
+        super().__init__(size, smoothing)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        _check_rows("x", x, target, self.size)
-        self._target, self._dtype = target.detach().clone(), x.dtype
+        self._keep(x, target)
         return label_smoothing_loss(
             x,
             target,
@@ -49,12 +98,7 @@ class LabelSmoothing(nn.Module):
     @property
     def true_dist(self) -> Tensor | None:
         """The smoothed target (N, C) of the last call, made when it is asked for; None before."""
-        if self._target is None:
-            return None
-        rest = self.smoothing / max(self.size - 1, 1)
-        shape = (self._target.shape[0], self.size)
-        dist = torch.full(shape, rest, dtype=self._dtype, device=self._target.device)
-        return dist.scatter_(1, self._target.long().unsqueeze(1), self.confidence)
+        return None if self._target is None else self._spread(self._target, self.size - 1)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, smoothing={self.smoothing}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -168,3 +171,39 @@ def test_true_dist_is_that_of_the_call() -> None:
     target.zero_()
     assert criterion.true_dist is not None
     assert criterion.true_dist.argmax(1).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((5, 0, 0.1), {}),
+        ((5, 0), {}),  # no smoothing, or padding that is class 0
+        ((5, 1), {}),
+        ((5, 0), {"smoothing": 0.1}),
+        ((5,), {"padding_idx": 0, "smoothing": 0.1}),
+        ((), {"size": 5, "padding_idx": 0}),
+        ((5, 0.1), {"padding_idx": 0}),
+        ((5, 0.1, 0), {}),
+    ],
+)
+def test_seed_1_is_told_from_the_other_class_of_its_name(
+    arguments: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError, match=r"compat\.annotated_transformer\.LabelSmoothing"):
+        LabelSmoothing(*arguments, **named)
+
+
+def test_seed_1_takes_what_is_its_own() -> None:
+    made = [
+        LabelSmoothing(5),
+        LabelSmoothing(5, 0.0),
+        LabelSmoothing(5, smoothing=0),
+        LabelSmoothing(size=5, smoothing=0.0),
+        LabelSmoothing(smoothing=0, size=5),
+        copy.deepcopy(LabelSmoothing(5)),
+    ]
+    assert [(m.size, m.smoothing) for m in made] == [(5, 0.0)] * len(made)
+    assert str(inspect.signature(LabelSmoothing)) == "(size: int, smoothing: float = 0.0) -> None"
+    for arguments in ((0.1, 5), (), (0.1,)):
+        with pytest.raises(TypeError):
+            LabelSmoothing(*arguments)
