@@ -35,8 +35,8 @@ def cross_entropy(
     (N, S), or as many. The loss is a scalar, or for "none" (S,) or (N, S) as the logits are; in
     float32, as there, whatever the logits are.
 
-    Oddities, as there: pad_idx None without smoothing is -100. The mean of nothing is NaN. Versions
-    before 0.8 divide the mean by all positions, padding too, where there is smoothing or a mask.
+    Oddities, as there: pad_idx None without smoothing is -100. The mean of nothing is NaN. Older
+    versions divide the mean by all positions, padding too, where there is smoothing or a mask.
 
     A target_mask of numbers weighs the positions; there it is an error for "mean" beside padding.
 
