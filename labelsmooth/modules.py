@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from . import functional, linear
 from ._backends.exchange import together
 from ._backends.ranks import share_of
 from ._buffers import Float32Buffers
-from ._call.checks import check_class_vector, check_gathered, check_prior
+from ._call.check_module import check_is_its_weight
+from ._call.checks import check_class_vector, check_prior
 from ._call.declare import check_names, initialiser_of
 from ._call.problem import (
     CommonOptions,
@@ -25,7 +25,6 @@ from ._call.problem import (
     Target,
 )
 from ._call.schema import keywords_of
-from ._call.values import described
 from .functional import Result
 from .targets import classes_and_probs
 
@@ -81,16 +80,6 @@ class _LossModule(Float32Buffers):
             if vector is not None:
                 shown.append(f"{name}=({vector.numel()},)")
         return ", ".join(shown)
-
-
-def _is_its_weight(linear: nn.Module) -> bool:
-    """Not an adapter of LoRA, nor a layer whose weight is made by a hook before each call, as
-    torch.nn.utils.spectral_norm does. (Parametrizations make it when it is looked at.)"""
-    return (
-        type(linear).forward is nn.Linear.forward
-        and "forward" not in linear.__dict__
-        and ("weight" in linear._parameters or is_parametrized(linear, "weight"))
-    )
 
 
 def _draw_unlike(linear: nn.Linear, class_offset: int) -> None:
@@ -378,12 +367,7 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
         holds. ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
         weight, group = getattr(self.linear, "weight", None), self.process_group
         with together(functional.group_of(weight, group, of_weight=True), hidden):
-            if not _is_its_weight(self.linear):
-                raise TypeError(
-                    "linear: expected a torch.nn.Linear, whose weight is all there is to it, got "
-                    f"{described(self.linear)}, whose forward or hooks would not be called"
-                )
-            check_gathered(self.linear)
+            check_is_its_weight("linear", self.linear)
             inputs = LinearInputs(
                 *(hidden, self.linear.weight, self.linear.bias, *classes_and_probs(target)),
                 *(self.in_float32("weight"), self.in_float32("prior"), None, row_weight),

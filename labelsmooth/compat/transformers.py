@@ -1,0 +1,219 @@
+"""Label smoothing in Hugging Face transformers (read in 5.24), three ways.
+
+    patch_trainer()                                   # for Trainer(label_smoothing_factor=), as is
+    Trainer(..., compute_loss_func=compute_loss_func(label_smoothing=0.1, shift=True))
+    apply_to(model, label_smoothing=0.1)              # where the model makes its loss
+
+The last is the best where it can be had: it sees the logits in the model's own dtype, before
+accelerate copies them to float32, and can do without logits altogether (``fused_head=True``).
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._call.values import described
+from ..functional import label_smoothing_loss
+from ..modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
+from ._deferred_logits import DeferredLogits, with_deferred_logits
+
+OF_THE_LINEAR_FORM = ("chunk_rows", "recompute")
+
+
+@dataclass
+class LabelSmoother:
+    """:class:`transformers.trainer_pt_utils.LabelSmoother`: smoothing over all classes, the mean
+    over the labels that are not ``ignore_index``, or ``num_items_in_batch`` as its denominator.
+
+    Logits are shifted by their labels, not by a copy. As there, a negative label that is not
+    ``ignore_index`` counts as class 0, the loss of 16-bit logits is float32, and a denominator of
+    shape (n_gpu, 1) makes a loss of that shape.
+    """
+
+    epsilon: float = 0.1
+    ignore_index: int = -100
+
+    def __call__(
+        self,
+        model_output: Any,
+        labels: Tensor,
+        shift_labels: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        logits = _logits_of(model_output)
+        if labels.dim() == logits.dim():
+            labels = labels.squeeze(-1)
+        ignored = labels == self.ignore_index
+        labels = labels.clamp(min=0).masked_fill(ignored, self.ignore_index)
+        if shift_labels:
+            labels = _shifted(labels, self.ignore_index)
+        return _loss(
+            logits,
+            labels,
+            num_items_in_batch,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.epsilon,
+        )
+
+
+def patch_trainer() -> None:
+    """Every Trainer made from now on with ``label_smoothing_factor=`` takes `LabelSmoother`."""
+    import transformers.trainer
+
+    transformers.trainer.LabelSmoother = LabelSmoother
+
+
+def compute_loss_func(
+    *, label_smoothing: float = 0.0, shift: bool, **options: Any
+) -> Callable[..., Tensor]:
+    """For ``Trainer(compute_loss_func=)``: the loss of a model's outputs and labels.
+
+    Args:
+        label_smoothing: a in [0, 1]. Evaluation is smoothed too, as the Trainer's own is.
+        shift: True for a model that predicts the next token (Llama, GPT-2), False for one whose
+            outputs stand at their labels (T5, BART, BERT).
+        options: those of :func:`labelsmooth.label_smoothing_loss`. ``inplace=True`` leaves the
+            gradient in ``outputs.logits``.
+    """
+    given = _checked(label_smoothing, options)
+
+    def loss_func(
+        outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        at = _shifted(labels, -100) if shift else labels
+        return _loss(_logits_of(outputs), at, num_items_in_batch, **given)
+
+    return loss_func
+
+
+def apply_to(
+    model: Any,
+    label_smoothing: float,
+    eval_smoothing: float = 0.0,
+    fused_head: bool = False,
+    **options: Any,
+) -> None:
+    """Sets ``model.loss_function``, which a causal or masked language model calls on its logits.
+
+    Args:
+        model: a PreTrainedModel, or a PeftModel around one, before anything else wraps it.
+        label_smoothing, eval_smoothing: a in [0, 1], in training and in evaluation.
+        fused_head: in training, where labels are given, no logits are made: the hidden states and
+            the head's weight go to :func:`labelsmooth.linear_label_smoothing_loss`, and
+            ``outputs.logits`` is None. For models that do with the head's output nothing but scale
+            it, cap it by tanh (Gemma, Cohere, Granite) and take the loss; others raise. The model
+            gets a class of the same name, derived from its own.
+        options: of :func:`labelsmooth.label_smoothing_loss`, with ``fused_head`` of
+            :func:`labelsmooth.linear_label_smoothing_loss`. ``inplace=True`` leaves the gradient in
+            ``outputs.logits``.
+
+    The loss is float32, the mean over the labels that are not -100, or over ``num_items_in_batch``
+    where the Trainer counts them; `Trainer(label_smoothing_factor=)` must be 0 beside it.
+
+    Raises:
+        TypeError: a model that does not take its loss from ``loss_function``, as T5 and BART do not
+            (`patch_trainer` and `compute_loss_func` are for them), or from another kind of it.
+    """
+    if hasattr(model, "get_base_model"):  # of PEFT
+        model = model.get_base_model()
+    loss = ModelLoss(
+        model,
+        shift=_predicts_the_next(model),
+        training=_checked(label_smoothing, options, linear=fused_head),
+        evaluation=_checked(eval_smoothing, options, linear=fused_head),
+    )
+    if fused_head:
+        model.__class__ = with_deferred_logits(model.__class__)
+    model.loss_function = loss
+
+
+@dataclass(eq=False)
+class ModelLoss:
+    """What a model calls with its logits, and copies and pickles with it."""
+
+    model: Any = field(repr=False)
+    shift: bool
+    training: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    def __call__(
+        self,
+        logits: Any,
+        labels: Tensor,
+        vocab_size: int | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        ignore_index: int = -100,
+        shift_labels: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        if shift_labels is None:
+            shift_labels = _shifted(labels, ignore_index) if self.shift else labels
+        options = self.training if self.model.training else self.evaluation
+        loss = _loss(logits, shift_labels, num_items_in_batch, ignore_index=ignore_index, **options)
+        return loss.float()
+
+
+def _predicts_the_next(model: Any) -> bool:
+    """Whether position i of its logits is for label i + 1."""
+    from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss
+
+    loss = getattr(model, "loss_function", None)
+    if isinstance(loss, ModelLoss):  # of a call before
+        return loss.shift
+    names = getattr(getattr(inspect.unwrap(type(model).forward), "__code__", None), "co_names", ())
+    if loss not in (ForCausalLMLoss, ForMaskedLMLoss) or "loss_function" not in names:
+        raise TypeError(
+            "model: expected a causal or masked language model of transformers that calls its "
+            f"loss_function, got {described(model)}; patch_trainer and compute_loss_func take any"
+        )
+    return loss is ForCausalLMLoss
+
+
+def _checked(
+    label_smoothing: float, options: dict[str, Any], *, linear: bool = False
+) -> dict[str, Any]:
+    """The options, which are refused here rather than in the first step."""
+    of_transformers = {"ignore_index", "reduction", "return_stats"}
+    if linear:
+        of_transformers |= {"logit_scale", "softcap"}  # the model's own
+    if refused := of_transformers & options.keys():
+        raise TypeError(f"options: expected none of {sorted(of_transformers)}, got {refused}")
+    given = {"label_smoothing": label_smoothing, **options}
+    if linear:
+        FusedLinearLabelSmoothingLoss(1, 2, device="meta", **given)
+    else:
+        FusedLabelSmoothingLoss(**given)
+    return given
+
+
+def _logits_of(outputs: Any) -> Tensor:
+    return outputs["logits"] if isinstance(outputs, dict) else outputs[0]  # type: ignore[no-any-return]
+
+
+def _shifted(labels: Tensor, ignore_index: int) -> Tensor:
+    """At each position the label of the next; the last has none."""
+    return torch.nn.functional.pad(labels[..., 1:], (0, 1), value=ignore_index)
+
+
+def _loss(
+    logits: Any, labels: Tensor, num_items_in_batch: Tensor | int | None, **options: Any
+) -> Tensor:
+    """Of (..., C) and (...): the mean, or the sum over the count."""
+    labels, count = labels.to(logits.device), num_items_in_batch
+    if isinstance(count, Tensor):
+        count = count.to(logits.device)
+        if count.dim():  # (n_gpu, 1), for which the Trainer takes the mean of as many losses
+            return _of(logits, labels, reduction="sum", **options) / count
+    return _of(logits, labels, normalizer=count, **options)
+
+
+def _of(logits: Any, labels: Tensor, **options: Any) -> Tensor:
+    if isinstance(logits, DeferredLogits):
+        return logits.loss(labels, **options)  # type: ignore[no-any-return]
+    options = {k: v for k, v in options.items() if k not in OF_THE_LINEAR_FORM}
+    loss: Tensor = label_smoothing_loss(logits.flatten(0, -2), labels.flatten(), **options)
+    return loss
