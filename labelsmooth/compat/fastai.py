@@ -112,8 +112,9 @@ class LabelSmoothingCrossEntropyFlat(_Decoded):
         of the rows in the order of ``targ.transpose(axis, -1)`` (where that exists).
 
     Where three or more axes follow that of the classes, or it is counted from the end and is not
-    the last, fastai pairs rows with other rows' targets. Here each has its own. ``activation`` and
-    ``decodes`` take the last axis for the classes', not ``axis``.
+    the last, fastai pairs rows with other rows' targets; where the target has no such axis, as at
+    axis 1 of logits (N, C), it raises an IndexError. Here each row has its own target.
+    ``activation`` and ``decodes`` take the last axis for the classes', not ``axis``.
 
     Not a module, as in fastai; ``reduction`` and ``to`` are those of ``func``, the loss inside.
     """
@@ -138,12 +139,12 @@ class LabelSmoothingCrossEntropyFlat(_Decoded):
             return whole
         if inp.dim() == 1:
             inp = inp.unsqueeze(0)
-        axis = self.axis % inp.dim()
-        rows = inp.movedim(axis, 1)
+        rows = inp.movedim(self.axis, 1)
         loss: Tensor = self.func(rows, targ.reshape(rows.shape[:1] + rows.shape[2:]))
-        if axis < loss.dim():
-            loss = loss.transpose(axis, -1)
-        return loss if self.reduction != "none" else loss.flatten()
+        if self.reduction != "none":
+            return loss
+        axis = self.axis % inp.dim()
+        return (loss.transpose(axis, -1) if axis < loss.dim() else loss).flatten()
 
     @property
     def reduction(self) -> Reduction:

@@ -17,15 +17,10 @@ from ..targets import SparseTarget
 from ._shared import NO_INDEX, in_dtype_of
 
 if TYPE_CHECKING:
-    from ._timm_mixup import FastCollateMixup, Mixup
+    from ._timm_mixup import FastCollateMixup as FastCollateMixup
+    from ._timm_mixup import Mixup as Mixup
 
-__all__ = [
-    "FastCollateMixup",
-    "LabelSmoothingCrossEntropy",
-    "MixedTarget",
-    "Mixup",
-    "SoftTargetCrossEntropy",
-]
+__all__ = ["LabelSmoothingCrossEntropy", "MixedTarget", "SoftTargetCrossEntropy"]  # without timm
 
 
 class LabelSmoothingCrossEntropy(nn.Module):
