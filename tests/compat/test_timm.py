@@ -74,6 +74,15 @@ def test_dense_targets_broadcast_and_may_be_integers() -> None:
         SoftTargetCrossEntropy()(x, torch.rand(6, 4))
 
 
+def test_a_masked_class_costs_nothing_without_mass() -> None:
+    """By the formula it is 0 times infinity."""
+    x = torch.tensor([[2.0, 2.0, 0.0]]).log()
+    log_2 = pytest.approx(math.log(2), rel=1e-6)
+    assert SoftTargetCrossEntropy()(x, torch.tensor([[0.5, 0.5, 0.0]])).item() == log_2
+    assert LabelSmoothingCrossEntropy(0.0)(x, torch.tensor([1])).item() == log_2
+    assert LabelSmoothingCrossEntropy(0.1)(x, torch.tensor([1])).item() == math.inf
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_mixed_target_brings_its_smoothing(dtype: torch.dtype) -> None:
     x = torch.randn(6, 11, dtype=dtype)
