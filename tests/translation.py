@@ -1,15 +1,13 @@
-"""What tests of drop-ins for translation share: batches, a formula, and how results compare."""
+"""What tests of drop-ins for translation share: batches and a formula."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import drop_ins
 import torch
 from torch import Tensor
-
-# Relative, by the dtype of the result: float16 and bfloat16 are rounded once.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-8}
 
 
 def batch(dtype: torch.dtype, *shape: int, strided: bool = False) -> Tensor:
@@ -35,28 +33,11 @@ def divergence(x: Tensor, target: Tensor, padding: int, smoothing: float) -> Ten
 
 
 def outcome(loss: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> list[Tensor]:
-    """The loss and its gradient, each row of it weighed by another number."""
-    x = x.detach().requires_grad_()
-    value = loss(x, *args, **kwargs)
-    (grad,) = torch.autograd.grad(value, x, torch.linspace(1, 2, value.numel()).view_as(value))
-    return [value.detach(), grad]
+    """The loss and its gradient."""
+    return list(drop_ins.outcome(lambda x: loss(x, *args, **kwargs), x))
 
 
-def assert_same(ours: list[Tensor], truth: list[Tensor]) -> None:
-    """Within what the dtypes of ours allow; of gradients, in units of the largest."""
+def assert_truth(ours: list[Tensor], truth: list[Tensor]) -> None:
+    """Within what the dtypes of ours, which differ from the input's, allow."""
     for got, expected in zip(ours, truth, strict=True):
-        assert got.shape == expected.shape
-        largest = float(expected.abs().max()) if expected.numel() else 0.0
-        rtol = TOLERANCE[got.dtype]
-        torch.testing.assert_close(
-            got.double(), expected.double(), rtol=rtol, atol=rtol * largest, equal_nan=True
-        )
-
-
-def assert_no_worse(ours: list[Tensor], originals: list[Tensor], truth: list[Tensor]) -> None:
-    """In dtype and shape the original's; of its error against the truth a hair more at most."""
-    for got, original, expected in zip(ours, originals, truth, strict=True):
-        assert (got.dtype, got.shape) == (original.dtype, original.shape)
-        scale = float(expected.abs().max())
-        error, allowed = ((r.double() - expected).abs().max() for r in (got, original))
-        assert error <= allowed + 1e-6 * scale
+        drop_ins.assert_near(got.double(), expected.double(), drop_ins.TOLERANCE[got.dtype])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from translation import assert_same, batch, outcome
+from translation import assert_truth, batch, outcome
 
 from labelsmooth.compat.fairseq import label_smoothed_nll_loss
 
@@ -51,7 +51,7 @@ def test_its_formula(ignore_index: int | None, reduce: bool, which: int, dtype: 
                 lambda x, *given: label_smoothed_nll_loss(x, *given)[which], x, *arguments
             )
             assert [t.dtype for t in ours] == [dtype, dtype]
-            assert_same(ours, outcome(truth, x.double()))
+            assert_truth(ours, outcome(truth, x.double()))
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 2, 3, 7)])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from translation import assert_same, batch, outcome
+from translation import assert_truth, batch, outcome
 
 from labelsmooth.compat.fairseq2 import cross_entropy
 
@@ -59,7 +59,7 @@ def test_its_formula(
         loss, grad = outcome(cross_entropy, x, TARGETS, pad_idx, **options)
         assert (loss.dtype, grad.dtype) == (torch.float32, dtype)
         truth = outcome(formula, x.double(), TARGETS, pad_idx, **options)
-        assert_same([loss, grad], truth)
+        assert_truth([loss, grad], truth)
 
 
 def test_shapes() -> None:

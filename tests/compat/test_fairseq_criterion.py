@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from translation import assert_same, batch, outcome
+from translation import assert_truth, batch, outcome
 
 from labelsmooth.compat import fairseq
 
@@ -128,9 +128,9 @@ def test_the_criterion(kind: str, prefix: int, reduce: bool, dtype: torch.dtype)
     Decoder.asked = 0
     value, grad = outcome(loss, logits)
     assert (value.dtype, grad.dtype) == (torch.float32, dtype)
-    assert_same([value, grad], outcome(truth, logits.double(), 0))
+    assert_truth([value, grad], outcome(truth, logits.double(), 0))
     _, nll = criterion.compute_loss(model, model(logits), sample, reduce)
-    assert_same([nll], [truth(logits, 1)])
+    assert_truth([nll], [truth(logits, 1)])
     correct, total = criterion.compute_accuracy(model, model(logits), sample)
     counts = TARGET[:, prefix:] != 1
     right = logits[:, prefix:].argmax(-1) == TARGET[:, prefix:]
