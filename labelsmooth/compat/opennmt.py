@@ -1,7 +1,7 @@
 """OpenNMT-py's loss, up to version 3.0.2; read in 2.3.0.
 
-Since 3.0.3 OpenNMT-py has torch's own: ``CrossEntropyLoss(ignore_index=padding_idx, reduction="sum",
-label_smoothing=...)`` of logits, for which :class:`labelsmooth.FusedLabelSmoothingLoss` and
+Since 3.0.3 OpenNMT-py has torch's own, of logits: ``CrossEntropyLoss(ignore_index=padding_idx,
+reduction="sum", label_smoothing=...)``. :class:`labelsmooth.FusedLabelSmoothingLoss` and
 :class:`labelsmooth.compat.torch.CrossEntropyLoss` take the same arguments.
 """
 

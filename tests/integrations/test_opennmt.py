@@ -1,5 +1,5 @@
-"""The swap beside the loss that OpenNMT-py had up to 3.0.2, whose smoothed target is float32: ours of
-float64 is more exact. Its file is loaded by itself: the package wants more than is installed
+"""The swap beside the loss that OpenNMT-py had up to 3.0.2, whose smoothed target is float32: ours
+of float64 is more exact. Its file is loaded by itself: the package wants more than is installed
 here."""
 
 from __future__ import annotations
