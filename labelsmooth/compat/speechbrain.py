@@ -103,8 +103,8 @@ def kldiv_loss(
 
     Oddities, as there: with a label_smoothing of 0, the default, or less it is :func:`nll_loss` of
     the first three arguments and the reduction, which knows no padding, masks by length and takes
-    the mean. With smoothing "mean" is the sum, "batch" divides by length, a share of T, and not by
-    frames, and no other reduction looks at length.
+    means by frames. With smoothing "mean" is the sum, "batch" divides by length, a share of T, and
+    not by frames, and no other reduction looks at length.
 
     Raises:
         TypeError: "batch" without a length.
