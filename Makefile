@@ -54,7 +54,7 @@ integrations: $(VENV)/integrations.stamp  ## the drop-ins beside the libraries w
 
 $(VENV)/integrations.stamp: $(LIB) tests/integrations/no-deps.txt
 	$(BIN)/python -m pip install --quiet "$(TORCH)" --no-build-isolation -e '.[integrations]'
-	$(BIN)/python -m pip install --quiet --no-deps -r tests/integrations/no-deps.txt
+	READTHEDOCS=1 $(BIN)/python -m pip install --quiet --no-deps -r tests/integrations/no-deps.txt
 	touch $@
 
 ctest: build  ## the C++ tests, and the module through which Python tests call the kernels

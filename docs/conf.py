@@ -13,7 +13,10 @@ html_title = f"labelsmooth {release}"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 2
 autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False
 maximum_signature_line_length = 100
 
-nitpicky = True  # a reference that leads nowhere is an error, but torch's own, which are not here
-nitpick_ignore_regex = [("py:.*", r"torch\..*")]
+nitpicky = True  # a reference that leads nowhere is an error, but those to others, not here
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|transformers)\..*|LinearCrossEntropyOptions|collections\.abc\.Callable")
+]

@@ -200,18 +200,29 @@ def _in_its_classes(given: Inputs, options: Options) -> Options:
 
 
 def _in_rows(inputs: Inputs) -> Inputs:
-    """(C,) as (1, C); (N, C) as it is; (N, C, d1, ...) as (N, C, S), a view where strides allow."""
+    """(C,) as (1, C); (N, C) as it is; (N, C, d1, ...) as (N, C, S), a view where strides allow, or
+    where the classes lie side by side, as in (N, d1, ..., C).movedim(-1, 1), as (N S, C)."""
     dims = inputs.logits.dim()
-    if dims in (2, 3):
+    side_by_side = dims > 2 and _has_classes_side_by_side(inputs)
+    if dims == 2 or (dims == 3 and not side_by_side):
         return inputs
 
     def in_rows(tensor: Any) -> Any:
         if tensor is None:
             return None
+        if side_by_side:
+            last = tensor.movedim(1, -1) if tensor.dim() == dims else tensor
+            return last.flatten(0, -2 if tensor.dim() == dims else -1)
         return tensor.unsqueeze(0) if dims == 1 else tensor.flatten(2 - dims + tensor.dim())
 
     of_rows = ("logits", "target", "target_probs", "row_weight")
     return inputs._replace(**{name: in_rows(getattr(inputs, name)) for name in of_rows})
+
+
+def _has_classes_side_by_side(inputs: Inputs) -> bool:
+    """The logits, and probabilities of all classes if such is the target."""
+    of_all = (inputs.logits, *([inputs.target] if inputs.target.is_floating_point() else []))
+    return all(tensor.movedim(1, -1).is_contiguous() for tensor in of_all)
 
 
 def widened(target: Tensor) -> Tensor:

@@ -161,14 +161,14 @@ ROWS = (
     ),
     Row(
         "OpenNMT-py",
-        "label_smoothing (3.5: nn.CrossEntropyLoss)",
+        "label_smoothing (from 3.0.3: nn.CrossEntropyLoss)",
         "all",
         "labelsmooth.FusedLabelSmoothingLoss(ignore_index=padding_idx, reduction='sum',"
         " label_smoothing=0.1)",
     ),
     Row(
         "OpenNMT-py",
-        "LabelSmoothingLoss (before 3)",
+        "LabelSmoothingLoss (up to 3.0.2)",
         "others, none on padding; KL divergence of log-probabilities, summed",
         "from labelsmooth.compat.opennmt import LabelSmoothingLoss",
     ),

@@ -101,7 +101,7 @@ class SoftTargetCrossEntropy(nn.Module):
 
 
 class MixedTarget(SparseTarget):
-    """What :class:`Mixup` returns: a SparseTarget of the two classes of a row and their shares,
+    """What `Mixup` returns: a SparseTarget of the two classes of a row and their shares,
     (N, 2), with the smoothing that timm puts into its dense target.
 
     :class:`SoftTargetCrossEntropy` reads ``label_smoothing``. To labelsmooth's own losses give it:

@@ -215,5 +215,7 @@ def _of(logits: Any, labels: Tensor, **options: Any) -> Tensor:
     if isinstance(logits, DeferredLogits):
         return logits.loss(labels, **options)  # type: ignore[no-any-return]
     options = {k: v for k, v in options.items() if k not in OF_THE_LINEAR_FORM}
-    loss: Tensor = label_smoothing_loss(logits.flatten(0, -2), labels.flatten(), **options)
+    loss: Tensor = label_smoothing_loss(
+        logits.movedim(-1, min(1, logits.dim() - 1)), labels, **options
+    )
     return loss

@@ -225,7 +225,7 @@ def _(write: Write) -> tuple[Tensor, Tensor]:
     return write(logits=rows(), labels=labels), ce_loss + z_loss
 
 
-@of("OpenNMT-py", "label_smoothing (3.5: nn.CrossEntropyLoss)")
+@of("OpenNMT-py", "label_smoothing (from 3.0.3: nn.CrossEntropyLoss)")
 def _(write: Write) -> tuple[Tensor, Tensor]:
     target = CLASSES.flatten()
     kept = target != 3

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from checks import DTYPES, REDUCTIONS, check
+from checks import DTYPES, REDUCTIONS, check, run
 from torch import Tensor
 
 from labelsmooth import label_smoothing_loss
@@ -123,6 +123,19 @@ def test_class_axis_in_the_middle(
     target = torch.randint(21, (2, *positions))
     target.view(-1)[0] = -100
     check(logits, target, reduction=reduction, label_smoothing=0.1, backend=backend)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_classes_side_by_side_are_rows(probabilities: bool, backend: str) -> None:
+    """(N, S, C).movedim(-1, 1) takes the path of (N S, C): the same bits."""
+    rows, weight = torch.randn(6, 300), torch.rand(2, 3)
+    target = torch.rand(2, 3, 300) if probabilities else torch.randint(300, (2, 3))
+    options = {"label_smoothing": 0.1, "reduction": "none", "backend": backend}
+    of_rows = run(rows, target.flatten(0, 1), row_weight=weight.flatten(), **options)
+    seen = target.movedim(-1, 1) if probabilities else target
+    made = run(rows.view(2, 3, 300).movedim(-1, 1), seen, row_weight=weight, **options)
+    assert torch.equal(made.loss.flatten(), of_rows.loss)
+    assert torch.equal(made.grad_logits.movedim(1, -1).flatten(0, 1), of_rows.grad_logits)
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
