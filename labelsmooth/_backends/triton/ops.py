@@ -1,5 +1,8 @@
 """Triton's kernel as a backend: the operators of csrc/torch, in a namespace labelsmooth_triton.
 
+To torch.compile they are as closed as those: Inductor would copy the source of a kernel that it
+sees without the classes that it names.
+
 For GPUs without the CUDA extension, AMD's included; on CPU tensors under TRITON_INTERPRET=1.
 """
 
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import custom_op
 
 from ..._call.problem import Inputs, Options, Outputs
 from .. import native
@@ -80,7 +83,7 @@ def _launch(
     width, edges = accesses_of(call.logits, grad_logits, call.classes.count, tile)
     unit = 1 if edges else width
     threads = max(call.gpu.warp, tile.threads)
-    wrap_triton(loss_kernel)[grid](
+    loss_kernel[grid](
         *call.arguments(unit),
         grad_logits,
         *((0, 0, 0) if grad_logits is None else strides_of(grad_logits, unit)),
@@ -170,7 +173,7 @@ def _run_combine(call: Call, parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not parts[0].is_contiguous():
         parts = parts.contiguous()
     if call.rows > 0:
-        wrap_triton(combine_kernel)[(triton.cdiv(call.rows, block),)](
+        combine_kernel[(triton.cdiv(call.rows, block),)](
             *(parts, parts.stride(0), parts.shape[0]),
             *call.combine_arguments,
             *outputs.values(),
@@ -239,9 +242,7 @@ def _scale_(grad_logits, grad_loss):  # type: ignore[no-untyped-def]
     if blocks == 0:
         return
     grid = (min(blocks, 16 * gpu_of(grad_logits.device).processors),)
-    wrap_triton(scale_kernel)[grid](
-        grad_logits, grad_logits.numel(), grad_loss, BLOCK=block, num_warps=4
-    )
+    scale_kernel[grid](grad_logits, grad_logits.numel(), grad_loss, BLOCK=block, num_warps=4)
 
 
 _ANNOTATIONS = {
@@ -254,7 +255,7 @@ _ANNOTATIONS = {
 
 
 def _signature(schema: torch.FunctionSchema, **other: Any) -> inspect.Signature:
-    """The schema as annotations, from which triton_op reads it; other: those that differ."""
+    """The schema as annotations, from which custom_op reads it; other: those that differ."""
 
     def annotation(of: torch.Argument) -> Any:
         return other.get(of.name, _ANNOTATIONS[str(of.type)])
@@ -278,7 +279,7 @@ def _define(function: Any, fake: Callable[..., Any]) -> None:
         kinds[f"traced_{name}"] = {"label_smoothing": Tensor}
     for defined, other in kinds.items():
         function.__signature__ = _signature(schema, **other)
-        operator: Any = triton_op(f"labelsmooth_triton::{defined}", function, mutates_args=written)
+        operator: Any = custom_op(f"labelsmooth_triton::{defined}", function, mutates_args=written)
         operator.register_fake(fake)
     del function.__signature__
 

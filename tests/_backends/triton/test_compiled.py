@@ -57,14 +57,10 @@ def inputs_of(kind: str, dtype: torch.dtype, classes: int, num_classes: int) -> 
 
 
 class Recorder:
-    """Stands in for wrap_triton: compiles what would be launched, and keeps it."""
+    """Stands in for a kernel: compiles what would be launched, and keeps it."""
 
-    def __init__(self) -> None:
-        self.made: list[tuple[Any, int]] = []
-
-    def __call__(self, kernel: Any) -> Recorder:
-        self.kernel = kernel
-        return self
+    def __init__(self, kernel: Any, made: list[tuple[Any, int]]) -> None:
+        self.kernel, self.made = kernel, made
 
     def __getitem__(self, grid: tuple[int, int]) -> Any:
         def launch(*arguments: Any, **options: Any) -> None:
@@ -83,8 +79,9 @@ def launches(
     ranks: int = 1,
 ) -> list[tuple[Any, int]]:
     """Source and number of warps of each kernel of a step, in which each rank has the classes."""
-    recorder = Recorder()
-    monkeypatch.setattr(ops, "wrap_triton", recorder)
+    made: list[tuple[Any, int]] = []
+    for name in ("loss_kernel", "combine_kernel", "scale_kernel"):
+        monkeypatch.setattr(ops, name, Recorder(getattr(ops, name), made))
     monkeypatch.setattr(call, "gpu_of", lambda device: gpu)
     inputs = inputs_of(kind, dtype, classes, ranks * classes)
     options = Options(
@@ -104,7 +101,7 @@ def launches(
             parts = ops.partial(inputs, options)[None]
             _, row_stats, _ = ops.combine(parts, inputs, options)
         ops.backward(torch.ones(()), row_stats, inputs, options, inplace=False)
-    return recorder.made
+    return made
 
 
 @pytest.mark.parametrize(
