@@ -17,6 +17,16 @@ __device__ inline float power(float x) {
 }
 __device__ inline double power(double x) { return exp(x); }
 
+// Of rounded products: ptxas may fuse a product into a plain difference.
+__device__ inline float difference(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fsub_rn(a, b);
+#else
+  return a - b;
+#endif
+}
+__device__ inline double difference(double a, double b) { return a - b; }
+
 constexpr float log2_e = 1.44269504f;
 
 __device__ inline float reciprocal(float x) {
@@ -64,7 +74,7 @@ class Powers {
 
   __device__ T operator()(T x) const { return power(fma(x, factor_, -offset_)); }
   // By what a sum of powers from another shift becomes one from this.
-  __device__ T from(const Powers& other) const { return power(other.offset_ - offset_); }
+  __device__ T from(const Powers& other) const { return power(difference(other.offset_, offset_)); }
   // What is to be made good where a sum of them is kept, or taken from elsewhere.
   __device__ T correction() const { return power(fma(-shift_, factor_, offset_)); }
 
