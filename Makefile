@@ -50,7 +50,7 @@ test: lint docs ctest platforms  ## lint, build the documentation, run the C++ a
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 integrations: $(VENV)/integrations.stamp  ## the drop-ins beside the libraries whose losses they replace
-	$(BIN)/python -m pytest -n 2 tests/integrations -W ignore
+	$(BIN)/python -m pytest -n 2 tests/integrations
 
 $(VENV)/integrations.stamp: $(LIB) tests/integrations/no-deps.txt
 	$(BIN)/python -m pip install --quiet "$(TORCH)" --no-build-isolation -e '.[integrations]'

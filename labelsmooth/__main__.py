@@ -28,7 +28,7 @@ def answer(words: Sequence[str], markdown: bool) -> int:
         known = ", ".join(which.libraries())
         print(f"nothing found for {' '.join(words)!r}; known are {known}", file=sys.stderr)
         return 1
-    print(which.as_markdown(rows) if markdown else which.as_text(rows))
+    print(which.as_markdown(rows) if markdown else f"{which.as_text(rows)}\n\n{which.WHERE}")
     return 0
 
 

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 class Row(NamedTuple):
     """A loss of a library: where its smoothing mass goes, as docs/conventions.md has it, and the
-    line in its place; empty where the loss is none of these."""
+    line in its place; empty where the loss is none of these. Other words that it is known by."""
 
     library: str
     loss: str
     mass: str
     write: str
+    also: str = ""
 
 
 ROWS = (
@@ -32,6 +33,7 @@ ROWS = (
         "LabelSmoothingLoss",
         "others; KL divergence",
         "from labelsmooth.compat.espnet import LabelSmoothingLoss",
+        also="espnet2",
     ),
     Row(
         "fairseq",
@@ -90,9 +92,8 @@ ROWS = (
     Row(
         "Liger",
         "LigerCrossEntropyLoss",
-        "all",
-        "labelsmooth.FusedLabelSmoothingLoss(label_smoothing=0.1, lse_square_scale=1e-4,"
-        " softcap=30.0)",
+        "all; lse_square_scale and softcap have the same names",
+        "labelsmooth.FusedLabelSmoothingLoss(label_smoothing=0.1)",
     ),
     Row(
         "Liger",
@@ -139,7 +140,8 @@ ROWS = (
         "MONAI",
         "DiceCELoss",
         "all",
-        "loss.cross_entropy = labelsmooth.FusedLabelSmoothingLoss(label_smoothing=0.1)",
+        "loss.cross_entropy = labelsmooth.FusedLabelSmoothingLoss(loss.cross_entropy.weight,"
+        " label_smoothing=0.1)",
     ),
     Row(
         "NeMo",
@@ -190,6 +192,7 @@ ROWS = (
         "F.cross_entropy",
         "all",
         "from labelsmooth.compat.torch import cross_entropy",
+        also="torch.nn.functional.cross_entropy",
     ),
     Row(
         "PyTorch",
@@ -201,8 +204,8 @@ ROWS = (
         "PyTorch",
         "F.linear_cross_entropy",
         "all",
-        "labelsmooth.linear_label_smoothing_loss(hidden, linear_weight, target,"
-        " label_smoothing=0.1)",
+        "from labelsmooth.compat.torch import linear_cross_entropy",
+        also="torch.nn.functional.linear_cross_entropy",
     ),
     Row(
         "pytorch-toolbelt",
@@ -215,6 +218,7 @@ ROWS = (
         "SoftCrossEntropyLoss",
         "all; the mean is over all pixels, ignored too",
         "from labelsmooth.compat.segmentation_models_pytorch import SoftCrossEntropyLoss",
+        also="smp",
     ),
     Row(
         "SpeechBrain",
@@ -240,12 +244,14 @@ ROWS = (
         "LabelSmoothingCrossEntropy",
         "all",
         "from labelsmooth.compat.timm import LabelSmoothingCrossEntropy",
+        also="pytorch-image-models",
     ),
     Row(
         "timm",
         "Mixup, FastCollateMixup, SoftTargetCrossEntropy",
-        "all; in the target that Mixup makes",
+        "all; there in Mixup's target, here in SoftTargetCrossEntropy",
         "from labelsmooth.compat.timm import FastCollateMixup, Mixup, SoftTargetCrossEntropy",
+        also="pytorch-image-models cutmix",
     ),
     Row(
         "torchtune",
@@ -259,18 +265,21 @@ ROWS = (
         "LabelSmoother",
         "all",
         "from labelsmooth.compat.transformers import LabelSmoother",
+        also="huggingface hf",
     ),
     Row(
         "transformers",
         "Trainer with label_smoothing_factor",
         "all",
         "labelsmooth.compat.transformers.patch_trainer()",
+        also="huggingface hf t5 bart bert",
     ),
     Row(
         "transformers",
         "a model's own loss",
         "none",
         "labelsmooth.compat.transformers.apply_to(model, label_smoothing=0.1)",
+        also="huggingface hf llama qwen mistral gemma gpt2",
     ),
     Row(
         "WeNet",
@@ -291,15 +300,19 @@ ROWS = (
         "from labelsmooth.compat import LabelSmoothingLoss",
     ),
 )
+WHERE = "Where the library makes its loss itself, docs/drop-ins.md says where to put it."
 KEEP = "keep it: no loss of labelsmooth is this one"
 
 
 def matching(words: Iterable[str]) -> list[Row]:
-    """The rows whose library and loss have all words in them; of no words, all rows."""
+    """The rows that have all words in their names or their line; of no words, all rows."""
     wanted = [_plain(word) for word in words]
-    return [
-        row for row in ROWS if all(word in _plain(f"{row.library} {row.loss}") for word in wanted)
-    ]
+
+    def has_all(row: Row) -> bool:
+        text = _plain(" ".join((row.library, row.loss, row.write, row.also)))
+        return all(word in text for word in wanted)
+
+    return [row for row in ROWS if has_all(row)]
 
 
 def libraries() -> list[str]:

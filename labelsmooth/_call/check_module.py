@@ -13,13 +13,21 @@ def check_is_its_weight(name: str, linear: Any) -> None:
     """Raises for an adapter of LoRA, or a layer whose weight is made by a hook before each call, as
     torch.nn.utils.spectral_norm does (parametrizations make it when it is looked at), or by
     fully_shard."""
-    if not (
-        type(linear).forward is nn.Linear.forward
-        and "forward" not in linear.__dict__
-        and ("weight" in linear._parameters or is_parametrized(linear, "weight"))
-    ):
-        raise TypeError(
-            f"{name}: expected a torch.nn.Linear, whose weight is all there is to it, got "
-            f"{described(linear)}, whose forward or hooks would not be called"
-        )
-    check_gathered(linear)
+    came = described(linear)
+    if type(linear).forward is nn.Linear.forward:
+        if "forward" in linear.__dict__:
+            came += " with another forward"
+        elif not _has_weight(linear):
+            came += " whose weight a hook makes"
+        else:
+            return check_gathered(linear)
+    raise TypeError(
+        f"{name}: expected a torch.nn.Linear, whose weight is all there is to it, got {came}, "
+        "whose forward or hooks would not be called"
+    )
+
+
+def _has_weight(linear: Any) -> bool:
+    """In a replica of DataParallel parameters are attributes, and named apart."""
+    parameters = {**linear._parameters, **linear.__dict__.get("_former_parameters", {})}
+    return "weight" in parameters or is_parametrized(linear, "weight")

@@ -89,14 +89,21 @@ def deferred(head: nn.Linear) -> Iterator[None]:
         del head.__dict__["forward"]
 
 
+def with_logits(model_class: Any) -> Any:
+    """The class that a class of `with_deferred_logits` was made of; another as it is."""
+    return getattr(model_class, "_with_logits", model_class)
+
+
 @functools.cache
-def with_deferred_logits(of: Any) -> Any:
+def with_deferred_logits(model_class: Any) -> Any:
     """The class of a model, which in training and where it is given labels makes no logits. Its
     outputs then have none."""
-    labels_at = list(inspect.signature(of.forward).parameters).index("labels") - 1
+    labels_at = list(inspect.signature(model_class.forward).parameters).index("labels") - 1
 
-    class Deferring(of):  # type: ignore[misc]
-        @functools.wraps(of.forward)
+    class Deferring(model_class):  # type: ignore[misc]
+        _with_logits = model_class
+
+        @functools.wraps(model_class.forward)
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             labels = args[labels_at] if len(args) > labels_at else kwargs.get("labels")
             if labels is None or not self.training:
@@ -106,16 +113,16 @@ def with_deferred_logits(of: Any) -> Any:
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             _, _, *state = super().__reduce_ex__(protocol)
-            return _new, (of,), *state
+            return _new, (model_class,), *state
 
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):
-        setattr(Deferring, name, getattr(of, name))
+        setattr(Deferring, name, getattr(model_class, name))
     return Deferring
 
 
-def _new(of: Any) -> Any:
-    made = with_deferred_logits(of)
-    return made.__new__(made)
+def _new(model_class: Any) -> Any:
+    deferring = with_deferred_logits(model_class)
+    return deferring.__new__(deferring)
 
 
 def _without_logits(outputs: Any) -> Any:

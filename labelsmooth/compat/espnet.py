@@ -2,10 +2,9 @@
 
 from torch import Tensor, nn
 
-from .._call.checks import check_tensor
 from .._call.values import as_index, as_number, described
 from ..functional import label_smoothing_loss
-from ._shared import in_dtype_of
+from ._shared import check_shape, classes_second, in_dtype_of
 
 CRITERION = nn.KLDivLoss(reduction="none")
 
@@ -69,11 +68,9 @@ class LabelSmoothingLoss(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         _check_criterion(self.criterion)
-        check_tensor("x", x)
-        if x.dim() != 3 or x.shape[2] != self.size:
-            raise ValueError(f"x: expected shape (B, T, {self.size}), got {tuple(x.shape)}")
+        check_shape("x", x, "B", "T", self.size)
         loss = label_smoothing_loss(
-            x.movedim(2, 1),
+            classes_second(x),
             target,
             ignore_index=self.padding_idx,
             label_smoothing=self.smoothing,

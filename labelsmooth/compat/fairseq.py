@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..functional import label_smoothing_loss
-from ._shared import NO_INDEX, in_dtype_of
+from ._shared import NO_INDEX, classes_second, in_dtype_of
 
 _ORIGINAL = "fairseq.criterions.label_smoothed_cross_entropy"
 
@@ -56,7 +56,7 @@ def label_smoothed_nll_loss(
     if target.dim() == lprobs.dim():
         target = target.squeeze(-1)
     loss = label_smoothing_loss(
-        lprobs.movedim(-1, min(1, lprobs.dim() - 1)),
+        classes_second(lprobs),
         target,
         ignore_index=NO_INDEX if ignore_index is None else ignore_index,
         reduction="sum" if reduce else "none",
@@ -113,7 +113,7 @@ class _OfLogits:
             return label_smoothed_nll_loss(lprobs, target, self.eps, self.padding_idx, reduce)
         logits, target = self._logits_and_target(model, net_output, sample)
         loss, stats = label_smoothing_loss(
-            logits.movedim(-1, 1),
+            classes_second(logits),
             target,
             ignore_index=self.padding_idx,
             reduction="sum" if reduce else "none",

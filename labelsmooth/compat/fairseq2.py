@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..functional import label_smoothing_loss
-from ._shared import NO_INDEX
+from ._shared import NO_INDEX, classes_second
 
 
 def cross_entropy(
@@ -48,7 +48,7 @@ def cross_entropy(
     if pad_idx is None:
         pad_idx = -100 if label_smoothing == 0 else NO_INDEX
     return label_smoothing_loss(
-        logits.movedim(-1, 1),
+        classes_second(logits),
         targets.reshape(positions),
         ignore_index=pad_idx,
         reduction=reduction,

@@ -4,10 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .._call.checks import check_tensor
 from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
-from ._shared import in_dtype_of
+from ._shared import check_shape, classes_second, in_dtype_of
 
 
 class LabelSmoothingLoss(nn.Module):
@@ -52,15 +51,10 @@ class LabelSmoothingLoss(nn.Module):
             raise ValueError(f"reduction: expected 'none', 'sum' or 'mean', got {reduction!r}")
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        check_tensor("x", x)
-        check_tensor("target", target)
-        if x.dim() != 3:
-            raise ValueError(f"x: expected shape (B, T, C), got {tuple(x.shape)}")
-        if target.shape != x.shape[:2]:
-            expected = tuple(x.shape[:2])
-            raise ValueError(f"target: expected shape {expected}, got {tuple(target.shape)}")
+        check_shape("x", x, "B", "T", "C")
+        check_shape("target", target, *x.shape[:2])
         loss = label_smoothing_loss(
-            x.movedim(2, 1),
+            classes_second(x),
             target,
             ignore_index=self.ignore_index,
             reduction=self.reduction,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
-from ._shared import in_dtype_of
+from ._shared import classes_second, in_dtype_of
 from .annotated_transformer import divergence
 
 
@@ -54,7 +54,7 @@ class XentLoss(nn.Module):
 
     def forward(self, log_probs: Tensor, *, trg: Tensor, **kwargs: Any) -> Tensor:
         target = trg.reshape(log_probs.shape[:-1])
-        log_probs = log_probs.movedim(-1, 1)  # (B, C, T), a view
+        log_probs = classes_second(log_probs)
         if self.smoothing > 0.0:
             return divergence(log_probs, target, self.pad_index, self.smoothing)
         loss = label_smoothing_loss(

@@ -1,9 +1,9 @@
 """Two widely copied label-smoothing losses as drop-ins with exactly their results."""
 
-import numbers
+import operator
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from .._buffers import Float32Buffers
 from .._call.checks import check_class_vector, check_tensor
 from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
-from ._shared import NO_INDEX
+from ._shared import NO_INDEX, check_shape
 
 P = ParamSpec("P")
 
@@ -47,8 +47,7 @@ def _told_apart(init: Callable[P, None]) -> Callable[P, None]:
     @wraps(init)
     def told_apart(*args: P.args, **kwargs: P.kwargs) -> None:
         _, *given = args  # without self
-        ambiguous = len(given) == 2 and isinstance(given[1], numbers.Integral)
-        if len(given) > 2 or ambiguous or "padding_idx" in kwargs:
+        if len(given) > 2 or (len(given) == 2 and _is_index(given[1])) or "padding_idx" in kwargs:
             came = [repr(value) for value in given] + [f"{k}={v!r}" for k, v in kwargs.items()]
             raise TypeError(
                 "LabelSmoothing: expected (size, smoothing=0.0), where a smoothing that is an "
@@ -58,6 +57,14 @@ def _told_apart(init: Callable[P, None]) -> Callable[P, None]:
         init(*args, **kwargs)
 
     return told_apart
+
+
+def _is_index(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
 
 
 class LabelSmoothing(KeepsTarget):
@@ -162,7 +169,5 @@ def _checked_smoothing(smoothing: float) -> float:
 
 
 def _check_rows(name: str, x: Tensor, target: Tensor, classes: int) -> None:
-    check_tensor(name, x)
+    check_shape(name, x, "N", classes)
     check_tensor("target", target)
-    if x.dim() != 2 or x.shape[1] != classes:
-        raise ValueError(f"{name}: expected shape (N, {classes}), got {tuple(x.shape)}")

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._call.checks import check_tensor
 from .._call.problem import accumulate_dtype
 from ..functional import label_smoothing_loss
-from ._shared import NO_INDEX, in_dtype_of
+from ._shared import NO_INDEX, check_shape, classes_second, in_dtype_of
 from .speechbrain import masked_nll
 
 
@@ -70,7 +69,7 @@ class SmoothedCrossEntropyLoss(nn.Module):
         mask = mask[:, last]
         count = mask.sum(dtype=accumulate_dtype(log_probs)) + self._eps
         loss = label_smoothing_loss(
-            log_probs[:, last].movedim(2, 1),
+            classes_second(log_probs[:, last]),
             labels[:, last],
             ignore_index=ignore_index,
             reduction="mean" if self._per_token_reduction else "none",
@@ -144,7 +143,7 @@ class SmoothedNLLLoss(nn.Module):
         elif self.reduction in ("mean", "batch") and not mask.is_floating_point():
             mask = mask.float()  # as its sum is, there, by epsilon
         loss = masked_nll(
-            log_probs.movedim(2, 1),
+            classes_second(log_probs),
             labels,
             mask,
             self.reduction,
@@ -157,13 +156,7 @@ class SmoothedNLLLoss(nn.Module):
 
 
 def _check_shapes(log_probs: Tensor, **of_tokens: Tensor | None) -> None:
-    check_tensor("log_probs", log_probs)
-    if log_probs.dim() != 3:
-        raise ValueError(f"log_probs: expected shape (B, T, C), got {tuple(log_probs.shape)}")
+    check_shape("log_probs", log_probs, "B", "T", "C")
     for name, tensor in of_tokens.items():
-        if tensor is None:
-            continue
-        check_tensor(name, tensor)
-        if tensor.shape != log_probs.shape[:2]:
-            expected = tuple(log_probs.shape[:2])
-            raise ValueError(f"{name}: expected shape {expected}, got {tuple(tensor.shape)}")
+        if tensor is not None:
+            check_shape(name, tensor, *log_probs.shape[:2])

@@ -8,8 +8,8 @@ reduction="sum", label_smoothing=...)``. :class:`labelsmooth.FusedLabelSmoothing
 import torch
 from torch import Tensor, nn
 
-from .._call.checks import check_tensor
 from .._call.values import as_index, as_number
+from ._shared import check_shape
 from .annotated_transformer import divergence
 
 
@@ -69,9 +69,6 @@ class LabelSmoothingLoss(nn.Module):
         self.confidence = 1.0 - self.label_smoothing
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        check_tensor("output", output)
-        classes = self.one_hot.shape[1]
-        if output.dim() != 2 or output.shape[1] != classes:
-            raise ValueError(f"output: expected shape (N, {classes}), got {tuple(output.shape)}")
+        check_shape("output", output, "N", self.one_hot.shape[1])
         loss = divergence(output, target, self.ignore_index, self.label_smoothing)
         return loss.to(torch.promote_types(output.dtype, self.one_hot.dtype))

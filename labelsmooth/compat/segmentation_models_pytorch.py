@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .._call.problem import Reduction
 from ..functional import label_smoothing_loss
-from ._shared import NO_INDEX, in_dtype_of
+from ._shared import NO_INDEX, classes_second, in_dtype_of
 
 REDUCTIONS: dict[str | None, Reduction] = {"mean": "mean", "sum": "sum"}
 
@@ -57,7 +57,7 @@ class SoftCrossEntropyLoss(nn.Module):
             y_true = y_true.squeeze(self.dim)
         reduction = REDUCTIONS.get(self.reduction, "none")
         loss = label_smoothing_loss(
-            y_pred.movedim(self.dim, min(1, y_pred.dim() - 1)),
+            classes_second(y_pred, self.dim),
             y_true,
             ignore_index=NO_INDEX if self.ignore_index is None else self.ignore_index,
             reduction=reduction,

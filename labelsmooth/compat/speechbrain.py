@@ -8,7 +8,7 @@ from .._call.checks import check_tensor
 from .._call.problem import accumulate_dtype
 from ..functional import label_smoothing_loss
 from ..targets import SparseTarget
-from ._shared import NO_INDEX, in_dtype_of
+from ._shared import NO_INDEX, check_shape, classes_second, in_dtype_of
 
 
 def nll_loss(
@@ -63,11 +63,9 @@ def nll_loss(
                 f"allowed_len_diff={allowed_len_diff}, got {of_targets}"
             )
         x, targets = x[:, :of_targets], targets[:, :frames]
-    if targets.shape != x.shape[:-1]:
-        expected = tuple(x.shape[:-1])
-        raise ValueError(f"targets: expected shape {expected}, got {tuple(targets.shape)}")
+    check_shape("targets", targets, *x.shape[:-1])
     mask = _counted(length, targets)
-    loss = masked_nll(x.movedim(-1, 1), targets, mask, reduction, label_smoothing, weight)
+    loss = masked_nll(classes_second(x), targets, mask, reduction, label_smoothing, weight)
     return in_dtype_of(x, loss)
 
 
@@ -119,13 +117,12 @@ def kldiv_loss(
         came = tuple(x.shape)
         raise ValueError(f"log_probabilities: expected shape (B, T, C) or (B, C), got {came}")
     if targets.numel() != x.shape[:-1].numel():
-        expected = tuple(x.shape[:-1])
-        raise ValueError(f"targets: expected shape {expected}, got {tuple(targets.shape)}")
+        check_shape("targets", targets, *x.shape[:-1])
     targets = targets.reshape(x.shape[:-1])
     if reduction not in ("mean", "sum", "batchmean", "batch"):
         return _terms(x.reshape(-1, x.shape[-1]), targets.reshape(-1), label_smoothing, pad_idx)
     loss = label_smoothing_loss(
-        x.movedim(-1, 1),
+        classes_second(x),
         targets,
         ignore_index=pad_idx,
         reduction="none" if reduction == "batch" else "sum",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..functional import label_smoothing_loss
 from ..targets import SparseTarget
-from ._shared import NO_INDEX, in_dtype_of
+from ._shared import NO_INDEX, classes_second, in_dtype_of
 
 if TYPE_CHECKING:
     from ._timm_mixup import FastCollateMixup as FastCollateMixup
@@ -58,7 +58,7 @@ class LabelSmoothingCrossEntropy(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         loss = label_smoothing_loss(
-            _classes_second(x), target, ignore_index=NO_INDEX, label_smoothing=self.smoothing
+            classes_second(x), target, ignore_index=NO_INDEX, label_smoothing=self.smoothing
         )
         return in_dtype_of(x, loss)
 
@@ -86,18 +86,16 @@ class SoftTargetCrossEntropy(nn.Module):
     def forward(self, x: Tensor, target: Tensor | SparseTarget) -> Tensor:
         if isinstance(target, tuple):
             return label_smoothing_loss(
-                _classes_second(x),
-                SparseTarget(*map(_classes_second, target)),
+                classes_second(x),
+                SparseTarget(*map(classes_second, target)),
                 ignore_index=NO_INDEX,
                 label_smoothing=getattr(target, "label_smoothing", 0.0),
             )
         if not target.is_floating_point():
             target = target.to(x.dtype)
         dense = target.expand_as(x)
-        loss = label_smoothing_loss(_classes_second(x), _classes_second(dense))
-        if target.dtype == x.dtype:
-            return in_dtype_of(x, loss)
-        return loss.to(torch.promote_types(x.dtype, target.dtype))
+        loss = label_smoothing_loss(classes_second(x), classes_second(dense))
+        return in_dtype_of(x, loss, target)
 
 
 class MixedTarget(SparseTarget):
@@ -129,11 +127,6 @@ def mixed_target_of(label_smoothing: float) -> type[MixedTarget]:
 
 def _mixed_target(label_smoothing: float, classes: Tensor, probs: Tensor) -> MixedTarget:
     return mixed_target_of(label_smoothing)(classes, probs)
-
-
-def _classes_second(x: Tensor) -> Tensor:
-    """(..., C) as (N, C, ...), a view."""
-    return x.movedim(-1, 1) if x.dim() > 2 else x
 
 
 def __getattr__(name: str) -> Any:

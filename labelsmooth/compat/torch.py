@@ -6,10 +6,10 @@ modules are the same with more options, and return float32 for 16-bit logits.
     torch.nn.functional.cross_entropy = labelsmooth.compat.torch.cross_entropy
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-from torch.nn import _reduction
+from torch import Tensor, compiler, nn
 from torch.nn import functional as F
 
 from ..functional import label_smoothing_loss
@@ -32,8 +32,9 @@ def cross_entropy(
 ) -> Tensor:
     """:func:`torch.nn.functional.cross_entropy`.
 
-    The loss has the dtype of ``input``; under autocast it is float32. ``size_average`` and
-    ``reduce``, which are deprecated there, say what ``reduction`` is where one of them is given.
+    The loss has the dtype of ``input``, or what torch promotes it and that of class probabilities
+    to; under autocast it is float32. ``size_average`` and ``reduce``, which are deprecated there,
+    say what ``reduction`` is where one of them is given. Not for torch.jit.script.
     """
     loss = label_smoothing_loss(
         input,
@@ -43,7 +44,7 @@ def cross_entropy(
         _reduced(size_average, reduce, reduction),
         label_smoothing,
     )
-    return in_dtype_of(input, loss)
+    return in_dtype_of(input, loss, target)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -104,7 +105,7 @@ def linear_cross_entropy(
         bias = None if linear_bias is None else linear_bias.flatten()
         logits = F.linear(input, linear_weight.flatten(0, -2), bias)
         loss = label_smoothing_loss(logits.view(len(input), classes, *outputs), target, **given)
-    return in_dtype_of(input, loss)
+    return in_dtype_of(input, loss, target)
 
 
 if TYPE_CHECKING or hasattr(nn, "LinearCrossEntropyLoss"):
@@ -130,4 +131,8 @@ if TYPE_CHECKING or hasattr(nn, "LinearCrossEntropyLoss"):
 def _reduced(size_average: bool | None, reduce: bool | None, reduction: str) -> Any:
     if size_average is None and reduce is None:
         return reduction
-    return _reduction.legacy_get_string(size_average, reduce)  # which warns, as torch does
+    reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    if not compiler.is_compiling():
+        said = f"size_average and reduce are deprecated: give reduction={reduction!r}"
+        warnings.warn(said, stacklevel=3)
+    return reduction

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._call.check_module import check_is_its_weight
 from .._call.values import described
 from ..functional import label_smoothing_loss
 from ..modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
-from ._deferred_logits import DeferredLogits, with_deferred_logits
+from ._deferred_logits import DeferredLogits, with_deferred_logits, with_logits
+from ._shared import classes_second
 
 OF_THE_LINEAR_FORM = ("chunk_rows", "recompute")
 
@@ -51,13 +53,8 @@ class LabelSmoother:
         labels = labels.clamp(min=0).masked_fill(ignored, self.ignore_index)
         if shift_labels:
             labels = _shifted(labels, self.ignore_index)
-        return _loss(
-            logits,
-            labels,
-            num_items_in_batch,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.epsilon,
-        )
+        options = {"label_smoothing": self.epsilon}
+        return _loss(logits, labels, num_items_in_batch, options, self.ignore_index)
 
 
 def patch_trainer() -> None:
@@ -85,7 +82,7 @@ def compute_loss_func(
         outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         at = _shifted(labels, -100) if shift else labels
-        return _loss(_logits_of(outputs), at, num_items_in_batch, **given)
+        return _loss(_logits_of(outputs), at, num_items_in_batch, given)
 
     return loss_func
 
@@ -101,7 +98,8 @@ def apply_to(
 
     Args:
         model: a PreTrainedModel, or a PeftModel around one, before anything else wraps it.
-        label_smoothing, eval_smoothing: a in [0, 1], in training and in evaluation.
+        label_smoothing, eval_smoothing: a in [0, 1], in training and in evaluation, which has no
+            ``lse_square_scale`` either.
         fused_head: in training, where labels are given, no logits are made: the hidden states and
             the head's weight go to :func:`labelsmooth.linear_label_smoothing_loss`, and
             ``outputs.logits`` is None. For models that do with the head's output nothing but scale
@@ -112,7 +110,8 @@ def apply_to(
             ``outputs.logits``.
 
     The loss is float32, the mean over the labels that are not -100, or over ``num_items_in_batch``
-    where the Trainer counts them; `Trainer(label_smoothing_factor=)` must be 0 beside it.
+    where the Trainer counts them. ``label_smoothing_factor`` of the Trainer must be 0: it would
+    take the labels away from the model. A second call replaces the first.
 
     Raises:
         TypeError: a model that does not take its loss from ``loss_function``, as T5 and BART do not
@@ -120,15 +119,15 @@ def apply_to(
     """
     if hasattr(model, "get_base_model"):  # of PEFT
         model = model.get_base_model()
-    loss = ModelLoss(
-        model,
-        shift=_predicts_the_next(model),
-        training=_checked(label_smoothing, options, linear=fused_head),
-        evaluation=_checked(eval_smoothing, options, linear=fused_head),
-    )
+    shift, model_class = _predicts_the_next(model), with_logits(model.__class__)
+    head = None
     if fused_head:
-        model.__class__ = with_deferred_logits(model.__class__)
-    model.loss_function = loss
+        head, model_class = model.get_output_embeddings(), with_deferred_logits(model_class)
+        check_is_its_weight("fused_head", head)
+    training = _checked(label_smoothing, options, head)
+    evaluation = _checked(eval_smoothing, options, head) | {"lse_square_scale": 0.0}
+    model.__class__ = model_class
+    model.loss_function = ModelLoss(model, shift, training, evaluation)
 
 
 @dataclass(eq=False)
@@ -153,8 +152,7 @@ class ModelLoss:
         if shift_labels is None:
             shift_labels = _shifted(labels, ignore_index) if self.shift else labels
         options = self.training if self.model.training else self.evaluation
-        loss = _loss(logits, shift_labels, num_items_in_batch, ignore_index=ignore_index, **options)
-        return loss.float()
+        return _loss(logits, shift_labels, num_items_in_batch, options, ignore_index).float()
 
 
 def _predicts_the_next(model: Any) -> bool:
@@ -164,8 +162,9 @@ def _predicts_the_next(model: Any) -> bool:
     loss = getattr(model, "loss_function", None)
     if isinstance(loss, ModelLoss):  # of a call before
         return loss.shift
-    names = getattr(getattr(inspect.unwrap(type(model).forward), "__code__", None), "co_names", ())
-    if loss not in (ForCausalLMLoss, ForMaskedLMLoss) or "loss_function" not in names:
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
+    calls_it = code is not None and "loss_function" in code.co_names
+    if loss not in (ForCausalLMLoss, ForMaskedLMLoss) or not calls_it:
         raise TypeError(
             "model: expected a causal or masked language model of transformers that calls its "
             f"loss_function, got {described(model)}; patch_trainer and compute_loss_func take any"
@@ -173,18 +172,17 @@ def _predicts_the_next(model: Any) -> bool:
     return loss is ForCausalLMLoss
 
 
-def _checked(
-    label_smoothing: float, options: dict[str, Any], *, linear: bool = False
-) -> dict[str, Any]:
-    """The options, which are refused here rather than in the first step."""
+def _checked(label_smoothing: float, options: dict[str, Any], head: Any = None) -> dict[str, Any]:
+    """The options, which are refused here rather than in the first step; head: where the logits
+    are not made."""
     of_transformers = {"ignore_index", "reduction", "return_stats"}
-    if linear:
+    if head is not None:
         of_transformers |= {"logit_scale", "softcap"}  # the model's own
     if refused := of_transformers & options.keys():
         raise TypeError(f"options: expected none of {sorted(of_transformers)}, got {refused}")
     given = {"label_smoothing": label_smoothing, **options}
-    if linear:
-        FusedLinearLabelSmoothingLoss(1, 2, device="meta", **given)
+    if head is not None:
+        FusedLinearLabelSmoothingLoss(1, head.out_features, device="meta", **given)
     else:
         FusedLabelSmoothingLoss(**given)
     return given
@@ -200,22 +198,29 @@ def _shifted(labels: Tensor, ignore_index: int) -> Tensor:
 
 
 def _loss(
-    logits: Any, labels: Tensor, num_items_in_batch: Tensor | int | None, **options: Any
+    logits: Any,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None,
+    options: dict[str, Any],
+    ignore_index: int = -100,
 ) -> Tensor:
-    """Of (..., C) and (...): the mean, or the sum over the count."""
+    """Of (..., C) and (...): the mean, or the sum over the count. Class weights and a prior are
+    where the logits are from the first call on."""
     labels, count = labels.to(logits.device), num_items_in_batch
+    for name in ("weight", "prior"):
+        if isinstance(vector := options.get(name), Tensor):
+            options[name] = vector.to(logits.device)
+    given: dict[str, Any] = {**options, "ignore_index": ignore_index, "normalizer": count}
     if isinstance(count, Tensor):
-        count = count.to(logits.device)
+        given["normalizer"] = count = count.to(logits.device)
         if count.dim():  # (n_gpu, 1), for which the Trainer takes the mean of as many losses
-            return _of(logits, labels, reduction="sum", **options) / count
-    return _of(logits, labels, normalizer=count, **options)
+            return _of(logits, labels, **given | {"reduction": "sum", "normalizer": None}) / count
+    return _of(logits, labels, **given)
 
 
 def _of(logits: Any, labels: Tensor, **options: Any) -> Tensor:
     if isinstance(logits, DeferredLogits):
         return logits.loss(labels, **options)  # type: ignore[no-any-return]
     options = {k: v for k, v in options.items() if k not in OF_THE_LINEAR_FORM}
-    loss: Tensor = label_smoothing_loss(
-        logits.movedim(-1, min(1, logits.dim() - 1)), labels, **options
-    )
+    loss: Tensor = label_smoothing_loss(classes_second(logits), labels, **options)
     return loss

@@ -109,11 +109,12 @@ def _(write: Write) -> tuple[Tensor, Tensor]:
 
 @of("Liger", "LigerCrossEntropyLoss")
 def _(write: Write) -> tuple[Tensor, Tensor]:
-    target = CLASSES.flatten()
+    target, loss_fn = CLASSES.flatten(), write()
+    loss_fn.lse_square_scale, loss_fn.softcap = 1e-4, 30.0
     x = 30 * (rows() / 30).tanh()
     lse = x.logsumexp(1)
     row = (1 - A) * (lse - x.gather(1, target[:, None])[:, 0]) + A * (lse - x.mean(1))
-    return write()(rows(), target), (row + 1e-4 * lse.square()).sum() / (B * T)
+    return loss_fn(rows(), target), (row + 1e-4 * lse.square()).sum() / (B * T)
 
 
 @of("Liger", "LigerFusedLinearCrossEntropyLoss")
@@ -209,10 +210,11 @@ def _(write: Write) -> tuple[Tensor, Tensor]:
 
 @of("MONAI", "DiceCELoss")
 def _(write: Write) -> tuple[Tensor, Tensor]:
-    loss = SimpleNamespace(cross_entropy=None)
+    loss = SimpleNamespace(cross_entropy=nn.CrossEntropyLoss(WEIGHT))
     write(loss=loss)
     x = SEQUENCES.movedim(-1, 1)  # (B, C, T), as an image's logits
-    return loss.cross_entropy(x, CLASSES), cross_entropy(over_all(CLASSES), SEQUENCES).mean()
+    of_classes = -WEIGHT * over_all(CLASSES) * SEQUENCES.log_softmax(-1)
+    return loss.cross_entropy(x, CLASSES), of_classes.sum() / WEIGHT[CLASSES].sum()
 
 
 @of("OLMo", "cross_entropy_loss(compute_z_loss=True)")
@@ -237,13 +239,6 @@ def _(write: Write) -> tuple[Tensor, Tensor]:
     prior_dist, target = WEIGHT[None] / WEIGHT.sum(), CLASSES.flatten()
     ours = write(logits=rows(), target=target, prior_dist=prior_dist)
     return ours, cross_entropy((1 - A) * one_hot(target) + A * prior_dist, rows()).mean()
-
-
-@of("PyTorch", "F.linear_cross_entropy")
-def _(write: Write) -> tuple[Tensor, Tensor]:
-    weight, target = torch.randn(7, C, dtype=torch.float64), torch.randint(7, (B * T,))
-    ours = write(hidden=rows(), linear_weight=weight, target=target)
-    return ours, nn.CrossEntropyLoss(label_smoothing=A)(rows() @ weight.T, target)
 
 
 @of("tensor2tensor", "smoothing_cross_entropy")

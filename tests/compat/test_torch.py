@@ -160,6 +160,28 @@ def test_modules_are_torch_s() -> None:
     torch.testing.assert_close(module(input=x, target=y), module(x, y))
 
 
+@pytest.mark.parametrize("target", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("logits", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", NAMES)
+def test_probabilities_of_another_dtype(
+    name: str, logits: torch.dtype, target: torch.dtype
+) -> None:
+    x, t = torch.randn(5, 4).to(logits), torch.rand(5, 4).to(target)
+    given = (x, t) if name == "cross_entropy" else (x, torch.eye(4).to(logits), t)
+    made, theirs = getattr(ours, name)(*given), getattr(F, name)
+    assert made.dtype == theirs(*given).dtype
+    expected = theirs(*map(in_loss_dtype, given))
+    if made.dtype != torch.bfloat16:  # promoted from a sum in float32
+        made, expected = made.float(), expected.float()
+    torch.testing.assert_close(made, expected.to(made.dtype))
+
+
+def test_compiled_with_legacy_arguments() -> None:
+    x, y = torch.randn(5, 4), torch.tensor([0, 3, 2, 1, 3])
+    compiled = torch.compile(ours.cross_entropy, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, y, None, False), F.cross_entropy(x, y, reduction="sum"))
+
+
 def test_torch_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever calls torch's function by its name then calls ours: its own module, for one."""
     x, y = torch.randn(5, 4, dtype=torch.bfloat16), torch.tensor([0, 3, 2, 1, 3])
