@@ -261,6 +261,12 @@ ROWS = (
         " reduction='sum', label_smoothing=0.1)",
     ),
     Row(
+        "torchvision",
+        "v2.MixUp and v2.CutMix, beside CrossEntropyLoss",
+        "all; of the mixed target",
+        "labelsmooth.FusedLabelSmoothingLoss(label_smoothing=0.1)",
+    ),
+    Row(
         "transformers",
         "LabelSmoother",
         "all",

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from .._call.check_module import check_is_its_weight
+from .._call.problem import COMMON, LinearOptions
+from .._call.schema import keywords_of
 from .._call.values import described
 from ..functional import label_smoothing_loss
 from ..modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
 from ._deferred_logits import DeferredLogits, with_deferred_logits, with_logits
 from ._shared import classes_second
 
-OF_THE_LINEAR_FORM = ("chunk_rows", "recompute")
+OF_THE_LINEAR_FORM = keywords_of(LinearOptions, without=tuple(COMMON))
 
 
 @dataclass

@@ -208,6 +208,13 @@ def _(write: Write) -> tuple[Tensor, Tensor]:
     return ours, expected
 
 
+@of("torchvision", "v2.MixUp and v2.CutMix, beside CrossEntropyLoss")
+def _(write: Write) -> tuple[Tensor, Tensor]:
+    mixed = 0.3 * one_hot(CLASSES.flatten()) + 0.7 * one_hot(CLASSES.flatten().roll(1))
+    q = (1 - A) * mixed + A / C
+    return write()(rows(), mixed), cross_entropy(q, rows()).mean()
+
+
 @of("MONAI", "DiceCELoss")
 def _(write: Write) -> tuple[Tensor, Tensor]:
     loss = SimpleNamespace(cross_entropy=nn.CrossEntropyLoss(WEIGHT))
