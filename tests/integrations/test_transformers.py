@@ -264,7 +264,10 @@ def trained(model: Any, folder: Path, *, bf16: bool = False, **options: Any) -> 
     rows = []
     for length in range(8, 24):  # each of another number of labels
         ids = torch.randint(3, VOCABULARY, (24,), generator=generator)
-        rows.append({"input_ids": ids, "labels": ids.where(torch.arange(24) < length, -100)})
+        row = {"input_ids": ids, "labels": ids.where(torch.arange(24) < length, -100)}
+        if model.config.is_encoder_decoder:  # what a collator of such models makes of labels
+            row["decoder_input_ids"] = ids.roll(1)
+        rows.append(row)
     smoothing = options.pop("label_smoothing_factor", 0.0)
     arguments = TrainingArguments(
         str(folder),
@@ -311,32 +314,41 @@ def test_trainer(kind: str, bf16: bool, tmp_path: Path, monkeypatch: pytest.Monk
     same(trained(model_of(kind), tmp_path, bf16=bf16, label_smoothing_factor=0.1))
 
 
-def test_trainer_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
-    """BART is not told the number of labels, so that the Trainer takes means of means with its own
-    label smoother: as `patch_trainer` does. `compute_loss_func` divides by all labels of a step."""
+def bart() -> Any:
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}
+    sizes |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = transformers.BartConfig(vocab_size=VOCABULARY, dropout=0.0, **sizes)
+    return transformers.BartForConditionalGeneration(config)
 
-    def bart() -> Any:
+
+def t5() -> Any:
+    sizes = {"d_model": 32, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 4}
+    config = transformers.T5Config(vocab_size=VOCABULARY, dropout_rate=0.0, **sizes)
+    return transformers.T5ForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("made_of", [bart, t5])
+def test_trainer_of_an_encoder_and_a_decoder(made_of: Any, tmp_path: Path) -> None:
+    """Models that are not told the number of labels, so that the Trainer takes means of means with
+    its own label smoother: as `patch_trainer` does. `compute_loss_func` divides by all labels of a
+    step."""
+
+    def result(**options: Any) -> list[Any]:
         torch.manual_seed(0)
-        config = transformers.BartConfig(
-            vocab_size=VOCABULARY, d_model=32, encoder_layers=1, decoder_layers=1, dropout=0.0,
-            encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2,
-            decoder_attention_heads=2,
-        )  # fmt: skip
-        return transformers.BartForConditionalGeneration(config)
+        return trained(made_of(), tmp_path, **options)
 
-    stock = trained(bart(), tmp_path, label_smoothing_factor=0.1)
+    stock = result(label_smoothing_factor=0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers.trainer, "LabelSmoother", LabelSmoother)
-        made = trained(bart(), tmp_path, label_smoothing_factor=0.1)
-    assert made == pytest.approx(stock, rel=1e-4)
+        assert result(label_smoothing_factor=0.1) == pytest.approx(stock, rel=1e-4)
 
     def their_func(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         return Stock(0.1)(outputs, labels, num_items_in_batch=num_items_in_batch)
 
-    stock = trained(bart(), tmp_path, compute_loss_func=their_func)
+    stock = result(compute_loss_func=their_func)
     loss_func = compute_loss_func(label_smoothing=0.1, shift=False)
-    made = trained(bart(), tmp_path, compute_loss_func=loss_func)
-    assert made == pytest.approx(stock, rel=1e-4)
+    assert result(compute_loss_func=loss_func) == pytest.approx(stock, rel=1e-4)
 
 
 def test_capped_logits_in_bfloat16() -> None:
