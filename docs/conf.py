@@ -14,6 +14,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 2
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
+autodoc_mock_imports = ["timm"]  # of whose classes two are subclasses
 maximum_signature_line_length = 100
 
 nitpicky = True  # a reference that leads nowhere is an error, but those to others, not here

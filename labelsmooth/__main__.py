@@ -26,9 +26,10 @@ def answer(words: Sequence[str], markdown: bool) -> int:
     rows = which.matching(words)
     if not rows:
         known = ", ".join(which.libraries())
-        print(f"nothing found for {' '.join(words)!r}; known are {known}", file=sys.stderr)
+        said = f"nothing found for {' '.join(words)!r}; known are {known}"
+        print(f"{said}\nfor a loss written with torch: which CrossEntropyLoss", file=sys.stderr)
         return 1
-    print(which.as_markdown(rows) if markdown else f"{which.as_text(rows)}\n\n{which.WHERE}")
+    print(which.as_markdown(rows) if markdown else which.as_text(rows))
     return 0
 
 

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 class Row(NamedTuple):
     """A loss of a library: where its smoothing mass goes, as docs/conventions.md has it, and the
-    line in its place; empty where the loss is none of these. Other words that it is known by."""
+    line in its place; empty where the loss is none of these."""
 
     library: str
     loss: str
     mass: str
     write: str
-    also: str = ""
+    there: str = ""  # the line where the library makes its loss itself
+    also: str = ""  # other words that it is known by
 
 
 ROWS = (
@@ -33,6 +34,8 @@ ROWS = (
         "LabelSmoothingLoss",
         "others; KL divergence",
         "from labelsmooth.compat.espnet import LabelSmoothingLoss",
+        there="espnet2.asr.espnet_model.LabelSmoothingLoss ="
+        " labelsmooth.compat.espnet.LabelSmoothingLoss",
         also="espnet2",
     ),
     Row(
@@ -58,6 +61,8 @@ ROWS = (
         "LabelSmoothingCrossEntropy",
         "all; weights on the target's term",
         "from labelsmooth.compat.fastai import LabelSmoothingCrossEntropy",
+        there="fastai.learner.Learner(data, model,"
+        " loss_func=labelsmooth.compat.fastai.LabelSmoothingCrossEntropy())",
     ),
     Row(
         "fastai",
@@ -70,6 +75,8 @@ ROWS = (
         "LabelSmoothingLoss",
         "others; KL divergence",
         "from labelsmooth.compat.funasr import LabelSmoothingLoss",
+        there="funasr.models.paraformer.model.LabelSmoothingLoss ="
+        " labelsmooth.compat.funasr.LabelSmoothingLoss",
     ),
     Row(
         "icefall",
@@ -82,6 +89,7 @@ ROWS = (
         "XentLoss",
         "others, none on padding; KL divergence of log-probabilities, summed",
         "from labelsmooth.compat.joeynmt import XentLoss",
+        there="joeynmt.model.XentLoss = labelsmooth.compat.joeynmt.XentLoss",
     ),
     Row(
         "Keras",
@@ -148,6 +156,8 @@ ROWS = (
         "SmoothedCrossEntropyLoss",
         "others; of log-probabilities",
         "from labelsmooth.compat.nemo import SmoothedCrossEntropyLoss",
+        there="nemo.collections.asr.models.transformer_bpe_models.SmoothedCrossEntropyLoss ="
+        " labelsmooth.compat.nemo.SmoothedCrossEntropyLoss",
     ),
     Row(
         "NeMo",
@@ -167,12 +177,17 @@ ROWS = (
         "all",
         "labelsmooth.FusedLabelSmoothingLoss(ignore_index=padding_idx, reduction='sum',"
         " label_smoothing=0.1)",
+        there="trainer.train_loss.criterion = labelsmooth.FusedLabelSmoothingLoss("
+        "ignore_index=padding_idx, reduction='sum', label_smoothing=0.1)",
+        also="onmt",
     ),
     Row(
         "OpenNMT-py",
         "LabelSmoothingLoss (up to 3.0.2)",
         "others, none on padding; KL divergence of log-probabilities, summed",
         "from labelsmooth.compat.opennmt import LabelSmoothingLoss",
+        there="onmt.utils.loss.LabelSmoothingLoss = labelsmooth.compat.opennmt.LabelSmoothingLoss",
+        also="onmt",
     ),
     Row(
         "Paddle",
@@ -186,13 +201,21 @@ ROWS = (
         "nn.CrossEntropyLoss",
         "all",
         "from labelsmooth.compat.torch import CrossEntropyLoss",
+        also="lightning accelerate",
     ),
     Row(
         "PyTorch",
         "F.cross_entropy",
         "all",
         "from labelsmooth.compat.torch import cross_entropy",
+        there="torch.nn.functional.cross_entropy = labelsmooth.compat.torch.cross_entropy",
         also="torch.nn.functional.cross_entropy",
+    ),
+    Row(
+        "PyTorch",
+        "F.log_softmax and F.nll_loss",
+        "none",
+        "labelsmooth.label_smoothing_loss(logits, target)",
     ),
     Row(
         "PyTorch",
@@ -231,6 +254,7 @@ ROWS = (
         "kldiv_loss",
         "others; KL divergence of log-probabilities",
         "from labelsmooth.compat.speechbrain import kldiv_loss",
+        there="seq_cost: !name:labelsmooth.compat.speechbrain.kldiv_loss",
     ),
     Row(
         "tensor2tensor",
@@ -278,12 +302,12 @@ ROWS = (
         "Trainer with label_smoothing_factor",
         "all",
         "labelsmooth.compat.transformers.patch_trainer()",
-        also="huggingface hf t5 bart bert",
+        also="huggingface hf seq2seqtrainer t5 bart whisper bert llama qwen mistral gemma gpt2",
     ),
     Row(
         "transformers",
         "a model's own loss",
-        "none",
+        "none; smoothed and, with fused_head=True, without logits",
         "labelsmooth.compat.transformers.apply_to(model, label_smoothing=0.1)",
         also="huggingface hf llama qwen mistral gemma gpt2",
     ),
@@ -306,7 +330,7 @@ ROWS = (
         "from labelsmooth.compat import LabelSmoothingLoss",
     ),
 )
-WHERE = "Where the library makes its loss itself, docs/drop-ins.md says where to put it."
+THERE = "where the library makes its loss itself:"
 KEEP = "keep it: no loss of labelsmooth is this one"
 
 
@@ -326,15 +350,19 @@ def libraries() -> list[str]:
 
 
 def as_text(rows: Iterable[Row]) -> str:
-    return "\n\n".join(
-        f"{row.library}: {row.loss}\n    {row.mass}\n    {row.write or KEEP}" for row in rows
-    )
+    def lines(row: Row) -> list[str]:
+        there = [f"{THERE} {row.there}"] if row.there else []
+        return [f"{row.library}: {row.loss}", row.mass, row.write or KEEP, *there]
+
+    return "\n\n".join("\n    ".join(lines(row)) for row in rows)
 
 
 def as_markdown(rows: Iterable[Row]) -> str:
     lines = ["| you have | its smoothing mass | write |", "|---|---|---|"]
     for row in rows:
         write = f"`{row.write}`" if row.write else KEEP
+        if row.there:
+            write += f"; {THERE} `{row.there}`"
         lines.append(f"| {row.library}: `{row.loss}` | {row.mass} | {write} |")
     return "\n".join(lines)
 

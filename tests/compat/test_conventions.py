@@ -215,6 +215,12 @@ def _(write: Write) -> tuple[Tensor, Tensor]:
     return write()(rows(), mixed), cross_entropy(q, rows()).mean()
 
 
+@of("PyTorch", "F.log_softmax and F.nll_loss")
+def _(write: Write) -> tuple[Tensor, Tensor]:
+    target = CLASSES.flatten()
+    return write(logits=rows(), target=target), F.nll_loss(rows().log_softmax(1), target)
+
+
 @of("MONAI", "DiceCELoss")
 def _(write: Write) -> tuple[Tensor, Tensor]:
     loss = SimpleNamespace(cross_entropy=nn.CrossEntropyLoss(WEIGHT))

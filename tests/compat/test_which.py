@@ -36,11 +36,13 @@ def test_all_words_must_match_and_none_finds_all() -> None:
     assert len(found()) == len(ROWS)
 
 
-def test_said_in_three_lines() -> None:
+def test_said_in_a_line_each() -> None:
     assert which.as_text(which.matching(["espnet"])).splitlines() == [
         "ESPnet: LabelSmoothingLoss",
         "    others; KL divergence",
         "    from labelsmooth.compat.espnet import LabelSmoothingLoss",
+        "    where the library makes its loss itself: espnet2.asr.espnet_model.LabelSmoothingLoss ="
+        " labelsmooth.compat.espnet.LabelSmoothingLoss",
     ]
     assert which.KEEP in which.as_text(which.matching(["multi_label"]))
 
@@ -66,6 +68,15 @@ def test_a_drop_in_is_there(row: Row) -> None:
     path, _, name = ast.unparse(line.value.func).rpartition(".")
     given = {keyword.arg: None for keyword in line.value.keywords}
     inspect.signature(taken(path, name)).bind(*line.value.args, **given)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.there], ids=lambda row: row.library)
+def test_what_is_put_there_is_what_is_imported(row: Row) -> None:
+    if row.write.startswith("from "):
+        _, module, _, name = row.write.split()
+        assert f"{module}.{name}" in row.there
+    else:
+        assert row.there.endswith(row.write)
 
 
 def taken(module: str, name: str) -> Any:
