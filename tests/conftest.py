@@ -28,7 +28,7 @@ COMMON = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
-settings.register_profile("quick", derandomize=True, max_examples=30, **COMMON)
+settings.register_profile("quick", derandomize=True, max_examples=15, **COMMON)
 settings.register_profile("long", max_examples=2000, print_blob=True, **COMMON)
 
 

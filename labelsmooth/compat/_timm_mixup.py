@@ -28,7 +28,7 @@ class _Sparse:
 
 
 class Mixup(_Sparse, mixup.Mixup):  # type: ignore[misc]
-    """timm's Mixup with a :class:`MixedTarget` (N, 2) in place of a dense target (N, C).
+    """timm's Mixup, but its target is a :class:`~labelsmooth.compat.timm.MixedTarget` (N, 2).
 
     Arguments, random draws (NumPy's, in timm's order) and images, which are mixed in place, are
     timm's, and so is the loss by :class:`labelsmooth.compat.timm.SoftTargetCrossEntropy`. By
@@ -58,7 +58,7 @@ class Mixup(_Sparse, mixup.Mixup):  # type: ignore[misc]
 
 
 class FastCollateMixup(_Sparse, mixup.FastCollateMixup):  # type: ignore[misc]
-    """timm's FastCollateMixup, the ``collate_fn`` of a loader, with a :class:`MixedTarget`.
+    """timm's FastCollateMixup, the ``collate_fn`` of a loader, likewise.
 
     As :class:`Mixup`, of a list of pairs of a uint8 image (an array or a tensor) and a class index;
     images come as uint8. There also is mode "half", of which N/2 images and targets come.
