@@ -212,7 +212,7 @@ def _in_rows(inputs: Inputs) -> Inputs:
             return None
         if side_by_side:
             last = tensor.movedim(1, -1) if tensor.dim() == dims else tensor
-            return last.flatten(0, -2 if tensor.dim() == dims else -1)
+            return last.flatten(0, dims - 2)
         return tensor.unsqueeze(0) if dims == 1 else tensor.flatten(2 - dims + tensor.dim())
 
     of_rows = ("logits", "target", "target_probs", "row_weight")

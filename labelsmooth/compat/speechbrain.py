@@ -49,11 +49,7 @@ def nll_loss(
     Raises:
         ValueError: T differs by more than allowed_len_diff; other shapes; a length for (B, C).
     """
-    check_tensor("log_probabilities", log_probabilities)
-    check_tensor("targets", targets)
-    if log_probabilities.dim() not in (2, 3):
-        came = tuple(log_probabilities.shape)
-        raise ValueError(f"log_probabilities: expected shape (B, T, C) or (B, C), got {came}")
+    _check_axes(log_probabilities, targets)
     x = log_probabilities
     if x.dim() == 3 and targets.dim() == 2:
         frames, of_targets = x.shape[1], targets.shape[1]
@@ -110,12 +106,8 @@ def kldiv_loss(
     """
     if label_smoothing <= 0:
         return nll_loss(log_probabilities, targets, length, reduction=reduction)
+    _check_axes(log_probabilities, targets)
     x = log_probabilities
-    check_tensor("log_probabilities", x)
-    check_tensor("targets", targets)
-    if x.dim() not in (2, 3):
-        came = tuple(x.shape)
-        raise ValueError(f"log_probabilities: expected shape (B, T, C) or (B, C), got {came}")
     if targets.numel() != x.shape[:-1].numel():
         check_shape("targets", targets, *x.shape[:-1])
     targets = targets.reshape(x.shape[:-1])
@@ -176,6 +168,14 @@ def masked_nll(
         return loss
     loss, mask = (of_rows.reshape(targets.shape[0], -1) for of_rows in (loss, mask))
     return loss.sum(1) / (mask.sum(1, dtype=dtype) + eps)
+
+
+def _check_axes(log_probabilities: Tensor, targets: Tensor) -> None:
+    check_tensor("log_probabilities", log_probabilities)
+    check_tensor("targets", targets)
+    if log_probabilities.dim() not in (2, 3):
+        came = tuple(log_probabilities.shape)
+        raise ValueError(f"log_probabilities: expected shape (B, T, C) or (B, C), got {came}")
 
 
 def _counted(length: Tensor | None, targets: Tensor) -> Tensor:

@@ -55,6 +55,14 @@ def samples_of(name: str, dtype: torch.dtype) -> Iterator[Any]:
             yield from op.sample_inputs("cpu", dtype, requires_grad=True)
 
 
+def module_inputs(kind: str, name: str, dtype: torch.dtype, requires_grad: bool) -> list[Any]:
+    (info,) = (info for info in module_db if info.module_cls is getattr(nn, name))
+    inputs: list[Any] = getattr(info, kind)(
+        info, device="cpu", dtype=dtype, requires_grad=requires_grad, training=True
+    )
+    return inputs
+
+
 @pytest.mark.filterwarnings("ignore:.*linear_cross_entropy:UserWarning")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
@@ -87,10 +95,7 @@ def test_sample_inputs(name: str, dtype: torch.dtype) -> None:
 def test_module_inputs(name: str) -> None:
     """Each as torch's modules are tested: constructed, called, its gradients, copied, pickled."""
     theirs, mine = getattr(nn, name), getattr(ours, name)
-    (info,) = (info for info in module_db if info.module_cls is theirs)
-    inputs = info.module_inputs_func(
-        info, device="cpu", dtype=torch.float64, requires_grad=True, training=True
-    )
+    inputs = module_inputs("module_inputs_func", name, torch.float64, requires_grad=True)
     assert len(inputs) > 20
     for given in inputs:
         made = given.constructor_input
@@ -111,11 +116,8 @@ def test_module_inputs(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_error_inputs(name: str) -> None:
     """An error here too; its words and at times its type are ours."""
-    theirs, mine = getattr(nn, name), getattr(ours, name)
-    (info,) = (info for info in module_db if info.module_cls is theirs)
-    errors = info.module_error_inputs_func(
-        info, device="cpu", dtype=torch.float32, requires_grad=False, training=True
-    )
+    mine = getattr(ours, name)
+    errors = module_inputs("module_error_inputs_func", name, torch.float32, requires_grad=False)
     assert len(errors) > 4
     for error in errors:
         given = error.module_error_input
