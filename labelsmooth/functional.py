@@ -20,17 +20,8 @@ from ._call.checks import (
     is_dtensor,
 )
 from ._call.declare import check_names, set_signature
-from ._call.problem import (
-    CallArguments,
-    CallWithoutStats,
-    CallWithStats,
-    CommonOptions,
-    Inputs,
-    LinearInputs,
-    Options,
-    Target,
-    accumulate_dtype,
-)
+from ._call.problem import CommonOptions, Inputs, LinearInputs, Options, Target, accumulate_dtype
+from ._call.signatures import CallArguments, CallWithoutStats, CallWithStats
 from ._call.values import as_number
 from .targets import classes_and_probs
 

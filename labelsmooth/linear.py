@@ -19,14 +19,8 @@ from ._call.checks import (
     check_tensor,
 )
 from ._call.declare import check_names
-from ._call.problem import (
-    LinearCallArguments,
-    LinearCallWithoutStats,
-    LinearCallWithStats,
-    LinearInputs,
-    LinearOptions,
-    Target,
-)
+from ._call.problem import LinearInputs, LinearOptions, Target
+from ._call.signatures import LinearCallArguments, LinearCallWithoutStats, LinearCallWithStats
 from ._call.values import described
 from .functional import (
     Denominator,

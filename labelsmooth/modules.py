@@ -1,7 +1,6 @@
 """The losses as modules."""
 
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,105 +8,16 @@ from torch import Tensor, nn
 from . import functional, linear
 from ._backends.exchange import together
 from ._backends.ranks import share_of
-from ._buffers import Float32Buffers
 from ._call.check_module import check_is_its_weight
-from ._call.checks import check_class_vector, check_prior
 from ._call.declare import check_names, initialiser_of
-from ._call.problem import (
-    CommonOptions,
-    Inputs,
-    LinearArguments,
-    LinearInputs,
-    LinearModuleArguments,
-    LinearOptions,
-    ModuleArguments,
-    Options,
-    Target,
-)
-from ._call.schema import keywords_of
+from ._call.problem import Inputs, LinearInputs, LinearOptions, Options, Target
+from ._call.signatures import LinearModuleArguments, ModuleArguments
+from ._loss_module import OfHidden, OfLogits
 from .functional import Result
 from .targets import classes_and_probs
 
 
-class _LossModule(Float32Buffers):
-    """Options, class weights and a prior, all of them attributes."""
-
-    Declaration: ClassVar[type[CommonOptions]]
-    options: Any  # of that class
-    weight: Tensor | None
-    prior: Tensor | None
-
-    def __init__(self, options: CommonOptions) -> None:
-        super().__init__()
-        self.options = options
-        self.register_buffer("weight", None)
-        self.register_buffer("prior", None)
-
-    def __init_subclass__(cls) -> None:
-        for name in keywords_of(cls.Declaration):
-            setattr(cls, name, _option(name))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Options, weight and prior may be set between calls; they are checked as at first."""
-        if name in keywords_of(self.Declaration):
-            options = replace(self.options, **{name: value})
-            check_prior(self.prior, options)
-            name, value = "options", options
-        elif name in ("weight", "prior"):
-            value = self._checked(name, value)
-        super().__setattr__(name, value)
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
-        try:
-            check_prior(self.prior, self.options)
-        except ValueError as error:
-            arguments[-1].append(str(error))  # which load_state_dict raises with all others
-
-    def _checked(self, name: str, vector: Tensor | None) -> Tensor | None:
-        if vector is not None:
-            check_class_vector(name, vector, self.options.num_classes)
-        if name == "prior":
-            check_prior(vector, self.options)
-        return vector
-
-    def extra_repr(self) -> str:
-        """The options that are not at their defaults."""
-        declared = fields(self.Declaration)
-        changed = (f for f in declared if getattr(self.options, f.name) != f.default)
-        shown = [f"{f.name}={getattr(self.options, f.name)!r}" for f in changed]
-        for name, vector in (("weight", self.weight), ("prior", self.prior)):
-            if vector is not None:
-                shown.append(f"{name}=({vector.numel()},)")
-        return ", ".join(shown)
-
-
-def _draw_unlike(linear: nn.Linear, class_offset: int) -> None:
-    """As nn.Linear draws its parameters, but each rank draws others, and all go on with the same
-    numbers of torch's own generator."""
-    seed = int(torch.randint(1 << 62, (), device="cpu")) + class_offset
-    if linear.weight.is_meta:
-        return
-    generator = torch.Generator(linear.weight.device).manual_seed(seed)
-    bound = max(1, linear.in_features) ** -0.5
-    for parameter in linear.parameters():
-        nn.init.uniform_(parameter, -bound, bound, generator)
-
-
-def _option(name: str) -> property:
-    return property(lambda module: getattr(module.options, name))
-
-
-if TYPE_CHECKING:  # the attributes have the types of the declarations
-
-    class _OfLogits(_LossModule, ModuleArguments): ...
-
-    class _OfHidden(_LossModule, LinearArguments): ...
-else:
-    _OfLogits = _OfHidden = _LossModule
-
-
-class FusedLabelSmoothingLoss(_OfLogits):
+class FusedLabelSmoothingLoss(OfLogits):
     r"""Cross-entropy with label smoothing: loss and gradient in one step, without an N x C target.
 
     A drop-in for :class:`torch.nn.CrossEntropyLoss`. For logits :math:`x`, a target :math:`t`
@@ -254,7 +164,7 @@ class FusedLabelSmoothingLoss(_OfLogits):
             return functional.loss(given, normalizer, self.options)
 
 
-class FusedLinearLabelSmoothingLoss(_OfHidden):
+class FusedLinearLabelSmoothingLoss(OfHidden):
     r"""The projection to the classes and :class:`FusedLabelSmoothingLoss` in one: the logits never
     exist whole.
 
@@ -373,3 +283,15 @@ class FusedLinearLabelSmoothingLoss(_OfHidden):
                 *(self.in_float32("weight"), self.in_float32("prior"), None, row_weight),
             )
             return linear.loss(inputs, normalizer, self.options)
+
+
+def _draw_unlike(linear: nn.Linear, class_offset: int) -> None:
+    """As nn.Linear draws its parameters, but each rank draws others, and all go on with the same
+    numbers of torch's own generator."""
+    seed = int(torch.randint(1 << 62, (), device="cpu")) + class_offset
+    if linear.weight.is_meta:
+        return
+    generator = torch.Generator(linear.weight.device).manual_seed(seed)
+    bound = max(1, linear.in_features) ** -0.5
+    for parameter in linear.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator)

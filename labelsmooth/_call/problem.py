@@ -1,7 +1,7 @@
 """One call of the loss, as it passes from the public interface to a backend."""
 
 import math
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -156,110 +156,6 @@ class LinearOptions(CommonOptions):
         """What is done with the logits of a chunk."""
         common = {name: getattr(self, name) for name in COMMON}
         return Options(**common | changes)
-
-
-# ---- signatures: what functions and modules take beside ------------------------------------------
-
-
-@declared
-class _Weight:
-    weight: Tensor | None = None
-
-
-@declared
-class _LogitsAndTarget:
-    logits: Tensor
-    target: Target
-
-
-@declared
-class ModuleArguments(Options, _Weight):
-    """Of the module."""
-
-    _: KW_ONLY
-    prior: Tensor | None = None
-
-
-@declared
-class CallArguments(ModuleArguments, _LogitsAndTarget):
-    """Of the function."""
-
-    _: KW_ONLY
-    logit_scale: Tensor | float = 1.0  # type: ignore[assignment]
-    normalizer: Tensor | float | None = None
-    row_weight: Tensor | None = None
-
-
-@declared
-class CallWithoutStats(CallArguments):
-    _: KW_ONLY
-    return_stats: Literal[False] = False
-
-
-@declared
-class CallWithStats(CallArguments):
-    _: KW_ONLY
-    return_stats: Literal[True] = True
-
-
-@declared
-class LinearArguments(LinearOptions):
-    """By keyword alone, as torch has them."""
-
-    _: KW_ONLY
-    weight: Tensor | None = None
-    ignore_index: int = CommonOptions.ignore_index
-    reduction: Reduction = CommonOptions.reduction
-    label_smoothing: float = CommonOptions.label_smoothing
-    prior: Tensor | None = None
-
-
-@declared
-class _Features:
-    in_features: int
-    num_classes: int
-    _: KW_ONLY
-    bias: bool = False
-    device: torch.device | str | int | None = None
-    dtype: torch.dtype | None = None
-
-
-@declared
-class LinearModuleArguments(LinearArguments, _Features):
-    """Of the module that has the projection."""
-
-    num_classes: int = field(kw_only=False)
-
-
-@declared
-class _HiddenAndTarget:
-    hidden: Tensor
-    linear_weight: Tensor
-    target: Target
-    _: KW_ONLY
-    linear_bias: Tensor | None = None
-
-
-@declared
-class LinearCallArguments(LinearArguments, _HiddenAndTarget):
-    """Of the function that projects."""
-
-    _: KW_ONLY
-    logit_scale: Tensor | float = 1.0  # type: ignore[assignment]
-    normalizer: Tensor | float | None = None
-    row_weight: Tensor | None = None
-
-
-@declared
-class LinearCallWithoutStats(LinearCallArguments):
-    _: KW_ONLY
-    return_stats: Literal[False] = False
-
-
-@declared
-class LinearCallWithStats(LinearCallArguments):
-    _: KW_ONLY
-    return_stats: Literal[True] = True
 
 
 # ---- what a backend takes and returns ------------------------------------------------------------
