@@ -1,4 +1,5 @@
-"""The documentation's Python code runs, each page from top to bottom."""
+"""The code of the README and of the documentation's pages runs, each from top to bottom; the files
+that they name are there."""
 
 from __future__ import annotations
 
@@ -11,36 +12,77 @@ from pathlib import Path
 import pytest
 from checks import ROOT
 
-DOCS = ROOT / "docs"
 OVER_RANKS = "many-gpus.md"
 LIMIT = 300  # seconds, on a busy machine
-PAGES = {
-    page.name: code
-    for page in sorted(DOCS.glob("*.md"))
-    if (code := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+PYTHON = {
+    page: code
+    for page, text in sorted(PAGES.items())
+    if (code := re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
 }
+COMMANDS = sorted(
+    {
+        line.partition("#")[0].strip()
+        for text in PAGES.values()
+        for line in re.findall(r"^python -m labelsmooth.*", text, re.MULTILINE)
+    }
+)
 
 
-def test_the_quick_start_has_code() -> None:
-    assert len(PAGES["index.md"]) >= 4
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page != OVER_RANKS])
-def test_code(page: str) -> None:
-    exec(compile("\n".join(PAGES[page]), page, "exec"), {})
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_code_over_ranks(ranks: int, tmp_path: Path) -> None:
-    page = tmp_path / "page.py"
-    page.write_text("\n".join(PAGES[OVER_RANKS]))
-    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+def run(*command: object, cwd: Path = ROOT) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *torchrun, page],
+        [sys.executable, *map(str, command)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
         timeout=LIMIT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_quick_starts_have_code() -> None:
+    assert "README.md" in PYTHON
+    assert len(PYTHON["index.md"]) >= 4
+
+
+@pytest.mark.parametrize("page", [page for page in PYTHON if page != OVER_RANKS])
+def test_code(page: str) -> None:
+    exec(compile("\n".join(PYTHON[page]), page, "exec"), {})
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_code_over_ranks(ranks: int, tmp_path: Path) -> None:
+    page = tmp_path / "page.py"
+    page.write_text("\n".join(PYTHON[OVER_RANKS]))
+    run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, page)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command: str) -> None:
+    assert run(*command.split()[1:])
+
+
+def test_there_are_commands() -> None:
+    assert "python -m labelsmooth" in COMMANDS
+    assert any("which" in command for command in COMMANDS)
+
+
+def test_links_of_the_readme() -> None:
+    """To files, which a page that shows the README resolves; images too."""
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES["README.md"])
+    assert len(links) >= 15
+    for link in links:
+        assert (ROOT / link).is_file(), link
+
+
+@pytest.mark.parametrize("page", ["verification.md", "gpu-verification.md"])
+def test_the_tests_that_are_named_are_there(page: str) -> None:
+    named = re.findall(r"`(?:tests/)?((?:\w+/)*\w+(?:\.py|\.cpp))`", PAGES[page])
+    assert len(named) >= 10
+    files = {path.name for path in [*ROOT.glob("tests/**/*"), *ROOT.glob("scripts/*")]}
+    for name in named:
+        found = (ROOT / "tests" / name).is_file() if "/" in name else name in files
+        assert found or (ROOT / name).is_file(), name
