@@ -7,7 +7,7 @@ from .memory import release_memory
 from .modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
 from .targets import SparseTarget
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "FusedLabelSmoothingLoss",
     "FusedLinearLabelSmoothingLoss",
