@@ -9,6 +9,7 @@ MATRIX ?= $(addprefix $(PYTHON):torch==,2.10.0 2.13.0 2.14.1 2.15.0)
 BIN    := $(abspath $(VENV))/bin
 LIB    := labelsmooth/_C.abi3.so
 CSRC   := $(shell find csrc -type f)
+SCHEMA  = $(BIN)/check-jsonschema --quiet --builtin-schema
 FORMAT  = find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
 ifneq ($(VENV),)
@@ -16,7 +17,7 @@ ifneq ($(VENV),)
 endif
 
 .PHONY: help build bench gpu test integrations ctest platforms docs fuzz lint tidy format sanitize
-.PHONY: sanitize-short wheel wheel-matrix clean
+.PHONY: sanitize-short wheel wheel-check wheel-matrix sdist manylinux clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -88,7 +89,14 @@ lint: build  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(FORMAT) | xargs $(BIN)/clang-format --dry-run --Werror
+	$(SCHEMA)=vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA)=vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(SCHEMA)=vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA)=vendor.dependabot .github/dependabot.yml
+	$(SCHEMA)=vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet --strict-collection .github
 
 tidy: ctest  ## clang-tidy on the kernels, with the flags of the C++ tests' build
 	$(BIN)/clang-tidy --quiet -p build/cmake/default csrc/cpu/*.cpp
@@ -107,12 +115,32 @@ sanitize sanitize-short: build
 	  ctest --preset $$preset $(ONLY:%=-R %) || exit; \
 	done
 
-wheel: build  ## source distribution and, from it, the wheel, in dist/
-	rm -rf dist
-	$(BIN)/python -m build --no-isolation
+wheel: build  ## source distribution and, from it, the wheel, in dist/; torch's libraries stay out
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --no-isolation --outdir build/wheel
+	$(BIN)/auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
+	$(BIN)/twine check --strict dist/*
+
+wheel-check: wheel  ## the wheel by itself, in an environment of its own
+	rm -rf build/clean
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet "$(TORCH)" dist/*.whl
+	build/clean/bin/python -I -m labelsmooth
+	build/clean/bin/python -I scripts/smoke.py
 
 wheel-matrix: wheel  ## the wheel's audit and size; the suite with it under each python:torch of MATRIX
 	$(BIN)/python scripts/wheel_matrix.py dist $(MATRIX)
+
+sdist: $(VENV)/torch.stamp  ## the source distribution alone, in dist/
+	$(BIN)/python -m pip install --quiet build twine
+	$(BIN)/python -m build --no-isolation --sdist
+	$(BIN)/twine check --strict dist/*.tar.gz
+
+manylinux:  ## with Docker: the wheel of a release, for this machine's kind of processor, in dist/
+	$(PYTHON) -m venv build/cibuildwheel
+	build/cibuildwheel/bin/python -m pip install --quiet cibuildwheel==4.3.5
+	build/cibuildwheel/bin/cibuildwheel --output-dir dist
 
 clean:  ## remove all that was built; .venv stays
 	rm -rf build dist *.egg-info labelsmooth/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
