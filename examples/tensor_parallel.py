@@ -39,25 +39,33 @@ def read_tokens() -> tuple[Tensor, int]:
 def make_head(name: str, vocabulary: int) -> tuple[nn.Linear, Callable[..., Tensor], int]:
     """The projection to this rank's classes, the loss of hidden states (N, D) and target (N,), and
     the first of the classes."""
-    common = {"label_smoothing": SMOOTHING}
     if name == ONE:
-        linear, alone = nn.Linear(WIDTH, vocabulary, bias=False), nn.CrossEntropyLoss(**common)
+        linear = nn.Linear(WIDTH, vocabulary, bias=False)
+        alone = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
         return linear, lambda hidden, target: alone(linear(hidden), target), 0
-    common["process_group"] = dist.group.WORLD
+    group = dist.group.WORLD
     if name == FUSED:
-        fused = FusedLinearLabelSmoothingLoss(WIDTH, vocabulary, **common)
+        fused = FusedLinearLabelSmoothingLoss(
+            WIDTH, vocabulary, label_smoothing=SMOOTHING, process_group=group
+        )
         return fused.linear, fused, fused.class_offset or 0
     most = -(-vocabulary // dist.get_world_size())  # classes of a rank; the last has what is left
     first = min(dist.get_rank() * most, vocabulary)
     linear = nn.Linear(WIDTH, min(most, vocabulary - first), bias=False)
-    common |= {"class_offset": first, "num_classes": vocabulary}
-    loss = FusedLabelSmoothingLoss(**common, inplace=True)
+    of_logits = FusedLabelSmoothingLoss(
+        label_smoothing=SMOOTHING,
+        inplace=True,
+        process_group=group,
+        class_offset=first,
+        num_classes=vocabulary,
+    )
 
-    def of_logits(hidden: Tensor, target: Tensor) -> Tensor:
+    def loss_of(hidden: Tensor, target: Tensor) -> Tensor:
         hidden.register_hook(summed)  # each rank has the gradient that its own classes give
-        return loss(linear(hidden), target)
+        loss: Tensor = of_logits(linear(hidden), target)
+        return loss
 
-    return linear, of_logits, first
+    return linear, loss_of, first
 
 
 def summed(grad: Tensor) -> Tensor:
@@ -76,7 +84,8 @@ def train(name: str, tokens: Tensor, vocabulary: int, steps: int) -> list[float]
     linear.weight.data = whole[first : first + linear.out_features].clone()
     model = nn.ModuleList([body, linear]).to(tokens.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    window, losses = torch.arange(CONTEXT + 1), []
+    window = torch.arange(CONTEXT + 1)
+    losses: list[float] = []
     for _ in range(steps):
         batch = tokens[torch.randint(len(tokens) - CONTEXT, (BATCH, 1)) + window]
         loss = loss_of(body(batch[:, :-1]), batch[:, -1])

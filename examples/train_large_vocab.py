@@ -164,7 +164,7 @@ def train_in_turns(
     train: Callable[..., None], names: Sequence[str], steps: int, *arguments: Any
 ) -> list[Run]:
     """Runs `train(parent, name, *arguments)` for each name, in processes of their own."""
-    runs = []
+    runs: list[Run] = []
     processes = multiprocessing.get_context("spawn")
     for name in names:
         ours, theirs = processes.Pipe()

@@ -25,6 +25,8 @@ from ._call.signatures import CallArguments, CallWithoutStats, CallWithStats
 from ._call.values import as_number
 from .targets import classes_and_probs
 
+__all__ = ["LossStats", "label_smoothing_loss"]
+
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = ParamSpec("R")

@@ -36,6 +36,8 @@ from .functional import (
 )
 from .targets import classes_and_probs
 
+__all__ = ["linear_label_smoothing_loss"]
+
 
 @loss_function_of(LinearCallWithoutStats, LinearCallWithStats, LinearCallArguments)
 def linear_label_smoothing_loss(

@@ -2,6 +2,8 @@
 
 from . import _C
 
+__all__ = ["release_memory"]
+
 
 def release_memory() -> None:
     """Gives the memory that is kept for large gradients on the CPU back to the system.

@@ -16,6 +16,8 @@ from ._loss_module import OfHidden, OfLogits
 from .functional import Result
 from .targets import classes_and_probs
 
+__all__ = ["FusedLabelSmoothingLoss", "FusedLinearLabelSmoothingLoss"]
+
 
 class FusedLabelSmoothingLoss(OfLogits):
     r"""Cross-entropy with label smoothing: loss and gradient in one step, without an N x C target.
@@ -232,6 +234,7 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
     """
 
     Declaration = LinearOptions
+    linear: nn.Linear
 
     @initialiser_of(LinearModuleArguments)
     def __init__(
@@ -258,9 +261,7 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
             self.linear = nn.Linear(in_features, num_classes, **made)
         else:
             self.class_offset, classes = share_of(options)
-            self.linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-                nn.Linear, in_features, classes, **made
-            )
+            self.linear = nn.utils.skip_init(nn.Linear, in_features, classes, **made)
             _draw_unlike(self.linear, self.class_offset)
         self.weight, self.prior = weight, prior
 

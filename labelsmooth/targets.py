@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ._call.values import as_number, described
 
+__all__ = ["SparseTarget"]
+
 
 class SparseTarget(NamedTuple):
     """A target of K classes a row and their probabilities, as mixup, CutMix and the top classes of

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from ._losses import ROWS, Row
 
+__all__ = ["ROWS", "Row", "as_markdown", "as_text", "libraries", "matching"]
+
 THERE = "where the library makes its loss itself:"
 KEEP = "keep it: no loss of labelsmooth is this one"
 

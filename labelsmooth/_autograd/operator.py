@@ -16,7 +16,7 @@ from .._call.problem import Inputs, Options, Outputs
 from .._call.schema import keywords_of, overload_of, schema_of, tensors_of
 from . import loss
 
-LIBRARY: Any = torch.library.Library("labelsmooth", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY: Any = torch.library.Library("labelsmooth", "FRAGMENT")
 NAMES = [f"loss{inplace}{traced}" for inplace in ("", "_") for traced in ("", ".traced")]
 KEYWORDS = keywords_of(Options, without=("inplace",))
 

@@ -2,22 +2,25 @@
 
 import math
 from dataclasses import KW_ONLY
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-try:
-    from torch.distributed import ProcessGroup as ProcessGroup
-except ImportError:  # a torch without it
-
-    class ProcessGroup:  # type: ignore[no-redef]
-        pass
-
-
 from .declare import declared
 from .schema import keywords_of
 from .values import as_index, as_number, described
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup as ProcessGroup
+else:
+    try:
+        from torch.distributed import ProcessGroup
+    except ImportError:  # a torch without it
+
+        class ProcessGroup:
+            pass
+
 
 Reduction = Literal["none", "mean", "sum"]
 SmoothOver = Literal["all", "others", "unmasked"]

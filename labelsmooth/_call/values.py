@@ -34,7 +34,7 @@ def _more_than_a_number(tensor: Tensor) -> str | None:
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return "a tensor that torch.func transforms"
     if forward_ad._current_level >= 0:
-        dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+        dual = forward_ad.unpack_dual(tensor)
         if dual.tangent is not None:
             return "a tensor with a tangent"
     return None

@@ -1,7 +1,7 @@
 """timm's Mixup and FastCollateMixup that make no dense target. Imports timm."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ class _Sparse:
     """How the two make their target of class indices."""
 
     label_smoothing: float
+
+    if TYPE_CHECKING:  # of timm's, which is the next class
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def _mixed(self, target: Tensor, lam: Any, rows: int) -> MixedTarget:
         """The first rows of the batch, each with its share lam, one number or (N, 1), of the row

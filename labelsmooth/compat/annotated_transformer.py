@@ -9,6 +9,8 @@ from ..functional import label_smoothing_loss
 from ._shared import in_dtype_of
 from .label_smoothing import KeepsTarget
 
+__all__ = ["LabelSmoothing"]
+
 
 def divergence(log_probs: Tensor, target: Tensor, padding_idx: int, smoothing: float) -> Tensor:
     r"""Summed KL divergence of log-probabilities (N, C) or (N, C, d1, ...), in float32 or better:

@@ -6,6 +6,8 @@ from .._call.values import as_index, as_number, described
 from ..functional import label_smoothing_loss
 from ._shared import check_shape, classes_second, in_dtype_of
 
+__all__ = ["LabelSmoothingLoss"]
+
 CRITERION = nn.KLDivLoss(reduction="none")
 
 

@@ -11,12 +11,14 @@ fairseq is imported where the criterion or `patch` is asked for; the function do
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..functional import label_smoothing_loss
 from ._shared import NO_INDEX, classes_second, in_dtype_of
+
+__all__ = ["label_smoothed_nll_loss", "patch"]  # without fairseq
 
 _ORIGINAL = "fairseq.criterions.label_smoothed_cross_entropy"
 
@@ -178,10 +180,14 @@ def _criterion(original: Any) -> Any:
     return type("LabelSmoothedCrossEntropyCriterion", (_OfLogits, original), named)
 
 
-def __getattr__(name: str) -> Any:
-    if name != "LabelSmoothedCrossEntropyCriterion":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _criterion(getattr(import_module(_ORIGINAL), name))
+if TYPE_CHECKING:
+    LabelSmoothedCrossEntropyCriterion: Any  # a class, derived from fairseq's
+else:
+
+    def __getattr__(name):
+        if name != "LabelSmoothedCrossEntropyCriterion":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _criterion(getattr(import_module(_ORIGINAL), name))
 
 
 def patch() -> None:

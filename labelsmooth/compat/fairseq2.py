@@ -7,6 +7,8 @@ from torch import Tensor
 from ..functional import label_smoothing_loss
 from ._shared import NO_INDEX, classes_second
 
+__all__ = ["cross_entropy"]
+
 
 def cross_entropy(
     logits: Tensor,

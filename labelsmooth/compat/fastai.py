@@ -14,6 +14,8 @@ from ..functional import label_smoothing_loss
 from ..targets import SparseTarget
 from ._shared import NO_INDEX, in_dtype_of
 
+__all__ = ["LabelSmoothingCrossEntropy", "LabelSmoothingCrossEntropyFlat"]
+
 IGNORED = -100  # by the default of torch's nll_loss
 
 

@@ -8,6 +8,8 @@ from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
 from ._shared import check_shape, classes_second, in_dtype_of
 
+__all__ = ["LabelSmoothingLoss"]
+
 
 class LabelSmoothingLoss(nn.Module):
     r"""LabelSmoothingLoss of icefall's label_smoothing.py, as its recipe zipformer has it at

@@ -9,6 +9,8 @@ from ..functional import label_smoothing_loss
 from ._shared import classes_second, in_dtype_of
 from .annotated_transformer import divergence
 
+__all__ = ["XentLoss"]
+
 
 class XentLoss(nn.Module):
     r"""joeynmt.loss.XentLoss, as of 2.3: summed over the tokens that are not padding, of

@@ -14,6 +14,8 @@ from .._call.values import as_index, as_number
 from ..functional import label_smoothing_loss
 from ._shared import NO_INDEX, check_shape
 
+__all__ = ["LabelSmoothing", "LabelSmoothingLoss"]
+
 P = ParamSpec("P")
 
 

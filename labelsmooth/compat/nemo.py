@@ -10,6 +10,8 @@ from ..functional import label_smoothing_loss
 from ._shared import NO_INDEX, check_shape, classes_second, in_dtype_of
 from .speechbrain import masked_nll
 
+__all__ = ["SmoothedCrossEntropyLoss", "SmoothedNLLLoss"]
+
 
 class SmoothedCrossEntropyLoss(nn.Module):
     r"""nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss, as of 3.0.0:

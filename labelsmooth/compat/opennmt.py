@@ -12,6 +12,8 @@ from .._call.values import as_index, as_number
 from ._shared import check_shape
 from .annotated_transformer import divergence
 
+__all__ = ["LabelSmoothingLoss"]
+
 
 class LabelSmoothingLoss(nn.Module):
     r"""onmt.utils.loss.LabelSmoothingLoss, as of 2.3: KL divergence from the smoothed target,

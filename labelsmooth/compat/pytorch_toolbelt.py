@@ -5,6 +5,8 @@ from torch import Tensor
 
 from . import segmentation_models_pytorch as smp
 
+__all__ = ["SoftCrossEntropyLoss"]
+
 
 class SoftCrossEntropyLoss(smp.SoftCrossEntropyLoss):
     """That of segmentation_models_pytorch, which came from here, oddities included:

@@ -7,6 +7,8 @@ from .._call.problem import Reduction
 from ..functional import label_smoothing_loss
 from ._shared import NO_INDEX, classes_second, in_dtype_of
 
+__all__ = ["SoftCrossEntropyLoss"]
+
 REDUCTIONS: dict[str | None, Reduction] = {"mean": "mean", "sum": "sum"}
 
 

@@ -10,6 +10,8 @@ from ..functional import label_smoothing_loss
 from ..targets import SparseTarget
 from ._shared import NO_INDEX, check_shape, classes_second, in_dtype_of
 
+__all__ = ["kldiv_loss", "nll_loss"]
+
 
 def nll_loss(
     log_probabilities: Tensor,

@@ -129,9 +129,11 @@ def _mixed_target(label_smoothing: float, classes: Tensor, probs: Tensor) -> Mix
     return mixed_target_of(label_smoothing)(classes, probs)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in ("FastCollateMixup", "Mixup"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import _timm_mixup
+if not TYPE_CHECKING:
 
-    return getattr(_timm_mixup, name)
+    def __getattr__(name):
+        if name not in ("FastCollateMixup", "Mixup"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import _timm_mixup
+
+        return getattr(_timm_mixup, name)

@@ -19,6 +19,8 @@ from ._shared import in_dtype_of
 if TYPE_CHECKING:
     from torch.nn import LinearCrossEntropyOptions
 
+__all__ = ["CrossEntropyLoss", "cross_entropy", "linear_cross_entropy"]
+
 
 def cross_entropy(
     input: Tensor,
@@ -109,6 +111,7 @@ def linear_cross_entropy(
 
 
 if TYPE_CHECKING or hasattr(nn, "LinearCrossEntropyLoss"):
+    __all__ += ["LinearCrossEntropyLoss"]
 
     class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         """:class:`torch.nn.LinearCrossEntropyLoss`, of torch 2.13 and later, and a subclass."""

@@ -25,6 +25,8 @@ from ..modules import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
 from ._deferred_logits import DeferredLogits, with_deferred_logits, with_logits
 from ._shared import classes_second
 
+__all__ = ["LabelSmoother", "apply_to", "compute_loss_func", "patch_trainer"]
+
 OF_THE_LINEAR_FORM = keywords_of(LinearOptions, without=tuple(COMMON))
 
 

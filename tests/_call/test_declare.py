@@ -1,26 +1,17 @@
-"""Signatures are declared once; type checkers, `inspect` and `help` see them."""
+"""Signatures are declared once; `inspect` and `help` see them, and type checkers, for which see
+tests/package/consumer.py."""
 
 from __future__ import annotations
 
 import inspect
 import pydoc
 from dataclasses import fields
-from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from checks import ROOT
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
 from labelsmooth._call.problem import Options
-
-
-def test_types() -> None:
-    api = pytest.importorskip("mypy.api")
-    consumer = Path(__file__).with_name("typed_consumer.py")
-    configuration = f"--config-file={ROOT / 'pyproject.toml'}"
-    said, errors, status = api.run([configuration, "--strict", str(consumer)])
-    assert status == 0, said + errors
 
 
 @pytest.mark.parametrize("declared", [label_smoothing_loss, FusedLabelSmoothingLoss])
