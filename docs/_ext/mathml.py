@@ -11,8 +11,10 @@ from sphinx.writers.html5 import HTML5Translator
 
 
 def mathml(latex: str, display: str = "inline") -> str:
-    """A name such as lse is an identifier, without an operator's space around it."""
-    return re.sub(r"<mo>(\w\w+)</mo>", r"<mi>\1</mi>", convert(latex, display=display))
+    """A name such as lse is an identifier, without an operator's space around it; within a text an
+    underscore is one."""
+    converted = convert(latex, display=display).replace(r"\_", "_")
+    return re.sub(r"<mo>(\w\w+)</mo>", r"<mi>\1</mi>", converted)
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
@@ -21,7 +23,9 @@ def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
 
 
 def visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="formula">{mathml(node.astext(), "block")}</div>')
+    """What \\qquad sets apart stands side by side where there is room, else one below the other."""
+    parts = "".join(mathml(part, "block") for part in node.astext().split(r"\qquad"))
+    translator.body.append(f'<div class="formula">{parts}</div>')
     raise nodes.SkipNode
 
 
