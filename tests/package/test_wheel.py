@@ -54,6 +54,18 @@ def run(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+def sources() -> set[str]:
+    """What a source distribution lists; else what is tracked in the whole repository, wherever in
+    it this tree lies."""
+    if (ROOT / "PKG-INFO").is_file():
+        listed = (ROOT / "labelsmooth.egg-info/SOURCES.txt").read_text().split()
+        return {name for name in listed if name.startswith("labelsmooth/")}
+    git = ["git", "ls-files", "--full-name", ":/labelsmooth"]
+    return {
+        *subprocess.run(git, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    }
+
+
 def test_every_file_and_every_module(tmp_path: Path) -> None:
     """Of a wheel made here; where the tree lacks the package (`make wheel-matrix`), of the wheel
     that is installed."""
@@ -66,10 +78,7 @@ def test_every_file_and_every_module(tmp_path: Path) -> None:
         for path in site.glob("labelsmooth/**/*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    # Of the whole repository, wherever in it this tree lies.
-    git = ["git", "ls-files", "--full-name", ":/labelsmooth"]
-    tracked = subprocess.run(git, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert files == {*tracked.split(), f"labelsmooth/{EXTENSION.name}"}
+    assert files == sources() | {f"labelsmooth/{EXTENSION.name}"}
 
     imported = {"labelsmooth", *run("-c", IMPORT_ALL, cwd=site).split()}  # from its own folder
     modules = {file.removesuffix(".py") for file in files if file.endswith(".py")}
