@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,12 @@ COMPILES = [
             "Error detected in:UserWarning",
         )
     ),
+]
+
+# Likewise for those that take forward mode, where it starts up; the second is that of 2.13.
+FORWARD_MODE = [
+    pytest.mark.filterwarnings(f"ignore:.torch.jit.script. is deprecated:{kind}")
+    for kind in ("FutureWarning", "DeprecationWarning")
 ]
 
 
@@ -109,3 +116,20 @@ def check(
     truth = reference(logits, target, grad_loss=grad_loss, **options)
     assert_equals_reference(ours, truth, logits, roundings=roundings, terms=terms)
     return ours
+
+
+def check_scaling(
+    scale: Callable[[Tensor, Tensor], object], dtype: torch.dtype, count: int, offset: int
+) -> Tensor:
+    """`count` values that begin so far into their memory, times 0.3 in place; none beside them."""
+    buffer = torch.randn(count + 8).to(dtype)
+    before, place = buffer.clone(), slice(offset, offset + count)
+    values = buffer[place]
+    factor = torch.tensor(0.3, dtype=loss_dtype(values))
+    scale(values, factor)
+    expected = before[place].double() * factor.double()
+    error = (values.double() - expected).abs()
+    assert (error <= 2 * ROUNDING[dtype] * expected.abs() + torch.finfo(dtype).tiny).all()
+    before[place] = values
+    assert torch.equal(buffer, before)
+    return values

@@ -18,12 +18,12 @@ are slow.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from checks import DTYPES, REDUCTIONS
 from gpu_problem import Case, check_case
+from gpu_value_cases import TWO_PHASES, case_of, values_and_targets, zero_coefficients
 
 __all__ = ["CASES", "EACH_KERNEL", "Case", "check_case"]
 
@@ -124,17 +124,6 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-def _case(name: str, change: dict[str, Any] | None = None, **fields: Any) -> Case:
-    """A case of fields and of a change, sorted into fields and options."""
-    options = dict(fields.pop("options", {}))
-    for key, value in (change or {}).items():
-        (fields if key in Case.__dataclass_fields__ else options)[key] = value
-    return Case(name, options=options, **fields)
-
-
-TWO_PHASES: dict[str, Any] = {"one_step": False, "options": {"reduction": "none"}}
-
-
 def _sizes() -> list[Case]:
     """Each dtype's rows of each length; float16 in two phases, as the package runs it."""
     cases = []
@@ -151,11 +140,11 @@ def _options() -> list[Case]:
     """Every option in one step and in two phases; those that change the loops in long rows too."""
     cases = []
     for name, change in CHANGES.items():
-        cases.append(_case(f"{name}, one step", change))
+        cases.append(case_of(f"{name}, one step", change))
         if name != "normalizer":  # it is the mean's
-            cases.append(_case(f"{name}, two phases", change, **TWO_PHASES))
+            cases.append(case_of(f"{name}, two phases", change, **TWO_PHASES))
     cases += [
-        _case(f"{name}, float64", CHANGES[name], dtype=torch.float64)
+        case_of(f"{name}, float64", CHANGES[name], dtype=torch.float64)
         for name in (
             *("weighted kl_div", "weighted probabilities", "everything", "weighted few"),
             *("float32 probabilities", "float16 probabilities", "weighted unmasked"),
@@ -163,9 +152,9 @@ def _options() -> list[Case]:
     ]
     several = ("weighted probabilities", "weighted few", "many", "weighted unmasked", "everything")
     for name in several:
-        cases.append(_case(f"{name}, long rows", CHANGES[name], shape=(2, 33003)))
+        cases.append(case_of(f"{name}, long rows", CHANGES[name], shape=(2, 33003)))
         cases.append(
-            _case(
+            case_of(
                 f"{name}, long rows in two phases",
                 CHANGES[name],
                 dtype=torch.bfloat16,
@@ -201,7 +190,7 @@ def _layouts() -> list[Case]:
                         )
                     )
     cases += [  # each row's probabilities of another alignment than its logits, wider and narrower
-        _case(
+        case_of(
             f"{_name(dtype)}, {_name(of)} probabilities, {layout}",
             dtype=dtype,
             shape=(3, 517),
@@ -223,9 +212,9 @@ def _layouts() -> list[Case]:
     cases.append(Case("columns, long rows", shape=(2, 33003), layout="columns"))
     for name in ("weighted probabilities", "weighted few", "weighted unmasked", "everything"):
         columns: dict[str, Any] = {"shape": (3, 2003), "layout": "columns"}
-        cases.append(_case(f"{name}, long columns", CHANGES[name], **columns))
+        cases.append(case_of(f"{name}, long columns", CHANGES[name], **columns))
         cases.append(
-            _case(
+            case_of(
                 f"{name}, long columns in two phases",
                 CHANGES[name],
                 dtype=torch.bfloat16,
@@ -236,117 +225,6 @@ def _layouts() -> list[Case]:
     cases.append(Case("many positions", shape=(1, 21, 130), targets="ignored"))
     cases.append(Case("negative, positions", shape=(2, 37, 40), values="negative"))
     cases.append(Case("negative, columns", shape=(5, 45), layout="columns", values="negative"))
-    return cases
-
-
-def _values_and_targets() -> list[Case]:
-    """Where NaN and infinity might arise, in short rows and in long ones."""
-    cases = []
-    for classes in (1000, 33003):
-        for values in ("offset", "negative", "rising", "half", "masked", "target"):
-            cases.extend(
-                Case(
-                    f"{values}, smoothing {smoothing}, C={classes}",
-                    shape=(2, classes),
-                    values=values,
-                    options={"label_smoothing": smoothing, "return_stats": True},
-                )
-                for smoothing in (0.0, 0.1)
-            )
-        bad = ("below", "beyond", "few below", "few beyond")
-        for targets in ("ignored", "all ignored", *bad):
-            for one_step in (True, False):
-                phase = "one step" if one_step else "two phases"
-                cases.append(
-                    Case(
-                        f"{targets}, {phase}, C={classes}",
-                        shape=(3, classes),
-                        targets=targets,
-                        values="garbage" if targets == "ignored" else "normal",
-                        one_step=one_step,
-                        options={} if one_step else {"reduction": "none"},
-                    )
-                )
-        cases.append(
-            Case(
-                f"rows of no mass, C={classes}",
-                shape=(2, classes),
-                values="empty",
-                options={"from_log_probs": True, "reduction": "sum"},
-            )
-        )
-        cases.append(
-            Case(
-                f"statistics of bad targets, C={classes}",
-                shape=(3, classes),
-                targets="beyond",
-                vectors=("weight",),
-                options={"return_stats": True},
-            )
-        )
-    # Class 0 may be no point that differences are taken to, nor the first class of a target.
-    cases.extend(
-        Case(
-            f"far masks, {targets}",
-            shape=(2, 300),
-            values="far",
-            targets=targets,
-            options={"label_smoothing": 0.0, "return_stats": True},
-        )
-        for targets in ("classes", "few", "probabilities")
-    )
-    masked: dict[str, Any] = {"shape": (2, 300), "values": "class 3"}
-    cases.extend(
-        Case(f"masked class without {vector}", vectors=(vector,), **masked)
-        for vector in ("weight", "prior")
-    )
-    cases.append(
-        Case(
-            "masked class without probability",
-            targets="probabilities",
-            options={"label_smoothing": 0.0, "return_stats": True},
-            **masked,
-        )
-    )
-    return cases
-
-
-def _zero_coefficients() -> list[Case]:
-    """An infinite or NaN weight of a class that no row gives anything, and such a prior where
-    nothing is spread."""
-    unsmoothed: dict[str, Any] = {"vectors": ("weight",), "label_smoothing": 0.0}
-    both = ("weight", "prior")
-    changes: dict[str, dict[str, Any]] = {
-        "unsmoothed": unsmoothed,
-        "unsmoothed kl_div": {
-            **unsmoothed,
-            "vectors": both,
-            "objective": "kl_div",
-            "prior_of_3": math.nan,
-        },
-        "prior of 0": {"vectors": both, "targets": "ignored", "lse_square_scale": 0.01},
-        "others": {"vectors": both, "smooth_over": "others", "objective": "kl_div"},
-        "smoothing 1": {"vectors": both, "label_smoothing": 1.0, "return_stats": True},
-        "probabilities": {**unsmoothed, "targets": "probabilities", "return_stats": True},
-        "probabilities, prior of 0": {
-            "vectors": both,
-            "targets": "probabilities",
-            "objective": "kl_div",
-        },
-    }
-    cases = []
-    for value in (math.inf, math.nan):
-        for name, change in changes.items():
-            name = f"weight {value}, {name}"
-            case: dict[str, Any] = {"weight_of_3": value}
-            cases.append(_case(f"{name}, one step", change, **case))
-            cases.append(_case(f"{name}, two phases", change, **case, **TWO_PHASES))
-        for layout, classes in (("columns", 70), ("rows", 33003)):
-            for targets in ("classes", "probabilities"):
-                name = f"weight {value}, {layout}, {targets}, C={classes}"
-                shape = {"shape": (2, classes), "layout": layout, "dtype": torch.bfloat16}
-                change = {**unsmoothed, "targets": targets}
-                cases.append(_case(name, change, weight_of_3=value, **shape))
     return cases
 
 
@@ -388,8 +266,8 @@ CASES = [
     *_sizes(),
     *_options(),
     *_layouts(),
-    *_values_and_targets(),
-    *_zero_coefficients(),
+    *values_and_targets(),
+    *zero_coefficients(),
     *_calls(),
 ]
 
@@ -402,7 +280,7 @@ def _each_kernel() -> list[Case]:
             for option in ("everything", "weighted few"):
                 name = f"{_name(dtype)}, {option}, {layout}, C={classes}"
                 fields = {"dtype": dtype, "shape": (3, classes), "layout": layout}
-                cases.append(_case(name, CHANGES[option], **fields))
+                cases.append(case_of(name, CHANGES[option], **fields))
     return cases
 
 

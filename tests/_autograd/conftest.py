@@ -1,4 +1,4 @@
-"""For tests that compile."""
+"""For tests that compile, and for those of the fused projection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from linear_checks import C, D, N, Projection, projection, targets
+from torch import Tensor
 
 
 @pytest.fixture
@@ -14,3 +16,13 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def given() -> Projection:
+    return projection(N, D, C, bias=True).leaves()
+
+
+@pytest.fixture
+def target() -> Tensor:
+    return targets(N, C)

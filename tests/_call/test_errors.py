@@ -216,9 +216,13 @@ def test_a_wrong_class_is_named_with_its_row(backend: str) -> None:
 
 def test_several_classes_have_no_others(backend: str) -> None:
     sparse = SparseTarget(ROWS_OF_2.long(), ROWS_OF_2)
+    options: dict[str, Any] = {"smooth_over": "others", "backend": backend}
     for target, said in ((torch.rand(N, C), "class probabilities"), (sparse, "a SparseTarget")):
-        with pytest.raises(ValueError, match=f"expected class indices, got {said}"):
-            label_smoothing_loss(torch.randn(N, C), target, smooth_over="others", backend=backend)
+        for smoothing in (0.0, 0.1):
+            with pytest.raises(ValueError, match=f"expected class indices, got {said}"):
+                label_smoothing_loss(
+                    torch.randn(N, C), target, label_smoothing=smoothing, **options
+                )
 
 
 @pytest.mark.parametrize(
@@ -259,17 +263,6 @@ def test_the_single_class_has_no_others(backend: str) -> None:
     options: dict[str, Any] = {"smooth_over": "others", "backend": backend}
     with pytest.raises(ValueError, match="others"):
         label_smoothing_loss(logits, target, label_smoothing=0.1, **options)
-
-
-def test_class_probabilities_have_no_others(backend: str) -> None:
-    with pytest.raises(ValueError, match="others"):
-        label_smoothing_loss(
-            torch.randn(N, C),
-            torch.rand(N, C),
-            label_smoothing=0.1,
-            smooth_over="others",
-            backend=backend,
-        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from checks import REDUCTIONS, Outcome, assert_equals_reference
 from gloo import on_ranks
-from meshes import LINE, S0, S1, S2, SQUARE, SUM, Placements, R, mesh_of
+from meshes import LINE, S0, S1, S2, SQUARE, SUM, Placements, R, as_rows_lie, mesh_of
 from reference import reference
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -37,10 +37,6 @@ OF_IMAGES: list[tuple[tuple[int, ...], Placements, Placements, Placements]] = [
     (SQUARE, (S0, S2), (S0, S1), (SUM, SUM)),
     (SQUARE, (S1, Shard(3)), (R, S2), (R, SUM)),
 ]
-
-
-def as_rows_lie(whole: Tensor, mesh: Any, rows: Placements) -> Tensor:
-    return distribute_tensor(whole, mesh, rows) if any(p != R for p in rows) else whole
 
 
 def target_of(

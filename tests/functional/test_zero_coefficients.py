@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import DTYPES, REDUCTIONS, Outcome, assert_equals_reference, check, loss_dtype, run
+from checks import (
+    DTYPES,
+    FORWARD_MODE,
+    REDUCTIONS,
+    Outcome,
+    assert_equals_reference,
+    check,
+    loss_dtype,
+    run,
+)
 from reference import reference
 from torch import Tensor
 from torch.func import hessian, jvp, vmap
@@ -21,11 +30,7 @@ from labelsmooth import label_smoothing_loss
 from labelsmooth._backends.choose import choose_backend
 from labelsmooth._call.problem import Inputs, Options
 
-# torch's own, where its forward mode starts up; the second is that of 2.13
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
-]
+pytestmark = FORWARD_MODE
 
 N, C = 6, 37
 UNUSED = [0, 5, 36]  # classes without a target; the first is where kernels look for ignored rows

@@ -1,4 +1,4 @@
-"""The drop-ins in transformers itself: its label smoother, its models, its Trainer."""
+"""The drop-ins in transformers itself: its label smoother, and its models with their loss."""
 
 from __future__ import annotations
 
@@ -12,81 +12,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-import transformers.trainer
+from integrations.small_models import CAUSAL, IDS, LABELS, MASKED, VOCABULARY, model_of
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM
 from transformers.trainer_pt_utils import LabelSmoother as Stock
 
-from labelsmooth.compat.transformers import (
-    LabelSmoother,
-    apply_to,
-    compute_loss_func,
-    patch_trainer,
-)
-
-VOCABULARY = 199
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "n_embd": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "n_layer": 2,
-    "num_attention_heads": 4,
-    "n_head": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "num_local_experts": 2,
-    "num_experts_per_tok": 1,
-    "resid_pdrop": 0.0,
-    "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0,
-    "attention_dropout": 0.0,
-    "dropout": 0.0,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-CAUSAL = {  # each with what it does to its logits, or to its loss
-    "llama": {},
-    "qwen3": {},
-    "mistral": {},
-    "gemma2": {"final_logit_softcapping": 1.5},
-    "gemma3_text": {"final_logit_softcapping": 1.5},
-    "gpt2": {},
-    "cohere": {"logit_scale": 0.25},
-    "granite": {"logits_scaling": 4.0},
-    "mixtral": {"output_router_logits": True},  # whose loss has a second part
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "phi": {},  # whose head has a bias
-}
-MASKED = {"modernbert": {"global_attn_every_n_layers": 1}}
-
-
-def model_of(kind: str, **options: Any) -> Any:
-    default = AutoConfig.for_model(kind)
-    small = {name: value for name, value in SMALL.items() if hasattr(default, name)}
-    torch.manual_seed(0)
-    of = AutoModelForMaskedLM if kind in MASKED else AutoModelForCausalLM
-    config = AutoConfig.for_model(kind, **{**small, **(CAUSAL | MASKED)[kind], **options})
-    return of.from_config(config).train()
-
-
-def some_labels(ids: Tensor) -> Tensor:
-    labels = ids.clone()
-    labels[0, :3] = -100
-    return labels
-
-
-IDS = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
-LABELS = some_labels(IDS)
-
+from labelsmooth.compat.transformers import LabelSmoother, apply_to
 
 # ---- the label smoother --------------------------------------------------------------------------
 
@@ -253,102 +184,6 @@ def test_a_model_that_has_no_loss_function_of_its_own(kind: str) -> None:
         small = {"vocab_size": 50, "d_model": 16, "decoder_layers": 1, "encoder_layers": 1}
     with pytest.raises(TypeError, match="compute_loss_func"):
         apply_to(of(of.config_class(**small)), 0.1)
-
-
-# ---- the Trainer ---------------------------------------------------------------------------------
-
-
-def trained(model: Any, folder: Path, *, bf16: bool = False, **options: Any) -> list[Any]:
-    """Losses and gradient norms of four steps of two batches each, and the loss of evaluation."""
-    generator = torch.Generator().manual_seed(1)
-    rows = []
-    for length in range(8, 24):  # each of another number of labels
-        ids = torch.randint(3, VOCABULARY, (24,), generator=generator)
-        row = {"input_ids": ids, "labels": ids.where(torch.arange(24) < length, -100)}
-        if model.config.is_encoder_decoder:  # what a collator of such models makes of labels
-            row["decoder_input_ids"] = ids.roll(1)
-        rows.append(row)
-    smoothing = options.pop("label_smoothing_factor", 0.0)
-    arguments = TrainingArguments(
-        str(folder),
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        max_steps=4,
-        learning_rate=1e-3,
-        lr_scheduler_type="constant",
-        logging_steps=1,
-        bf16=bf16,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        label_smoothing_factor=smoothing,
-        seed=0,
-    )
-    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, **options)
-    trainer.train()
-    logged = [log for log in trainer.state.log_history if "grad_norm" in log]
-    assert len(logged) == 4
-    steps = [value for log in logged for value in (log["loss"], log["grad_norm"])]
-    return [*steps, trainer.evaluate()["eval_loss"]]
-
-
-@pytest.mark.parametrize(
-    ("kind", "bf16"), [("llama", False), ("llama", True), ("gemma2", False), ("gpt2", False)]
-)
-def test_trainer(kind: str, bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stock = trained(model_of(kind), tmp_path, bf16=bf16, label_smoothing_factor=0.1)
-
-    def same(made: list[Any]) -> None:
-        assert made == pytest.approx(stock, rel=1e-4)
-
-    loss_func = compute_loss_func(label_smoothing=0.1, shift=True)
-    same(trained(model_of(kind), tmp_path, bf16=bf16, compute_loss_func=loss_func))
-    for fused_head in (False, True):
-        model = model_of(kind)
-        apply_to(model, 0.1, eval_smoothing=0.1, fused_head=fused_head)
-        same(trained(model, tmp_path, bf16=bf16))
-    monkeypatch.setattr(transformers.trainer, "LabelSmoother", Stock)  # put back after this
-    patch_trainer()
-    assert transformers.trainer.LabelSmoother is LabelSmoother
-    same(trained(model_of(kind), tmp_path, bf16=bf16, label_smoothing_factor=0.1))
-
-
-def bart() -> Any:
-    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}
-    sizes |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = transformers.BartConfig(vocab_size=VOCABULARY, dropout=0.0, **sizes)
-    return transformers.BartForConditionalGeneration(config)
-
-
-def t5() -> Any:
-    sizes = {"d_model": 32, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 4}
-    config = transformers.T5Config(vocab_size=VOCABULARY, dropout_rate=0.0, **sizes)
-    return transformers.T5ForConditionalGeneration(config)
-
-
-@pytest.mark.parametrize("made_of", [bart, t5])
-def test_trainer_of_an_encoder_and_a_decoder(made_of: Any, tmp_path: Path) -> None:
-    """Models that are not told the number of labels, so that the Trainer takes means of means with
-    its own label smoother: as `patch_trainer` does. `compute_loss_func` divides by all labels of a
-    step."""
-
-    def result(**options: Any) -> list[Any]:
-        torch.manual_seed(0)
-        return trained(made_of(), tmp_path, **options)
-
-    stock = result(label_smoothing_factor=0.1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers.trainer, "LabelSmoother", LabelSmoother)
-        assert result(label_smoothing_factor=0.1) == pytest.approx(stock, rel=1e-4)
-
-    def their_func(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        return Stock(0.1)(outputs, labels, num_items_in_batch=num_items_in_batch)
-
-    stock = result(compute_loss_func=their_func)
-    loss_func = compute_loss_func(label_smoothing=0.1, shift=False)
-    assert result(compute_loss_func=loss_func) == pytest.approx(stock, rel=1e-4)
 
 
 def test_capped_logits_in_bfloat16() -> None:

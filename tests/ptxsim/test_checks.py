@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from ptxsim import Report, Sim, SimError, UnsupportedError
-from ptxsim.testing import buffer, elementwise, kernel
+from ptxsim import Sim, SimError, UnsupportedError
+from ptxsim.testing import THREADS, buffer, elementwise, kernel, launch
 
-THREADS = 128
 OWN = """.shared .align 16 .b8 s[2048]; mov.u32 %r0, s; mad.lo.u32 %r1, %r29, 16, %r0;
     xor.b32 %r2, %r29, {partner}; mad.lo.u32 %r2, %r2, 16, %r0;
     mad.wide.u32 %l0, %r30, 4, %l16;"""
 STORE, LOAD = "st.shared.b32 [%r1], %r29;", "ld.shared.b32 %r5, [%r2];"
 SYNC, OUT = "bar.sync 0;", "st.global.b32 [%l0], %r5;"
-
-
-def launch(body: str, *args: Any, **options: Any) -> Report:
-    grid, block = options.pop("grid", 1), options.pop("block", THREADS)
-    return Sim(kernel(body, len(args)), **options).launch("k", grid, block, args)
 
 
 @pytest.mark.parametrize("sched", ["minpc", "random"])
@@ -50,10 +42,10 @@ def test_shared_memory_races(partner: int, body: str, message: str | None, sched
     out = buffer(THREADS, "u4")
     text = OWN.format(partner=partner) + body
     if message is None:
-        assert not launch(text, out, sched=sched).warnings
+        assert not launch(text, [out], sched=sched).warnings
     else:
         with pytest.raises(SimError, match=message):
-            launch(text, out, sched=sched)
+            launch(text, [out], sched=sched)
 
 
 def test_halves_of_a_word_do_not_race() -> None:
@@ -63,7 +55,7 @@ def test_halves_of_a_word_do_not_race() -> None:
         cvt.u16.u32 %h0, %r29; st.shared.b16 [%r1], %h0; ld.shared.b16 %h1, [%r1];
         mad.wide.u32 %l0, %r29, 2, %l16; st.global.b16 [%l0], %h1;"""
     for sched in ("minpc", "random"):
-        launch(body, out, sched=sched)
+        launch(body, [out], sched=sched)
         assert np.array_equal(out, np.arange(THREADS))
 
 
@@ -96,7 +88,7 @@ def test_faulty_accesses(body: str, message: str) -> None:
     variables = """.shared .align 16 .b8 s[64]; .local .align 8 .b8 a[16];
         .shared .align 8 .b8 m[8];"""
     with pytest.raises(SimError) as error:
-        launch(variables + body, buffer(THREADS, "u4"))
+        launch(variables + body, [buffer(THREADS, "u4")])
     assert message in str(error.value)
 
 
@@ -130,7 +122,7 @@ def test_chunks_change_nothing() -> None:
     for lanes in (32, 256, 1 << 20):
         for sched in ("minpc", "random"):
             out = buffer(rows * 32, "f4")
-            report = launch(body, x, out, grid=rows, block=32, lanes=lanes, sched=sched)
+            report = launch(body, [x, out], grid=rows, block=32, lanes=lanes, sched=sched)
             seen.append((out.tobytes(), report.read_bytes, report.lines()))
     assert all(other == seen[0] for other in seen)
 
@@ -150,6 +142,6 @@ def test_matrices_of_a_warp() -> None:
         bar.sync 0; ld.shared.b32 %r15, [%r3]; setp.ne.u32 %p0, %r15, %r7; @%p0 trap;"""
     elements = np.arange(256, dtype="u2").reshape(4, 8, 8)
     for trans, matrices in (("", elements), ("trans.", elements.swapaxes(1, 2))):
-        launch(body.replace("{trans}", trans), out, block=32)
+        launch(body.replace("{trans}", trans), [out], block=32)
         held = np.ascontiguousarray(matrices).view("u4").reshape(4, 32)
         assert np.array_equal(out.reshape(32, 4).T, held)

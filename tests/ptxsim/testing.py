@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .counters import Report
 from .isa import Array
 from .launch import Sim
 from .store import aligned_zeros
 
+THREADS = 128  # of a block
 HEADER = """.version 8.8
 .target sm_{arch}
 .address_size 64
@@ -41,6 +43,22 @@ def kernel(body: str, parameters: int, *, outside: str = "", arch: int = 100) ->
         f"{HEADER.format(arch=arch)}{outside}\n.visible .entry k({names})\n{{{_REGISTERS}"
         f"{loads}{_THREAD}{body}\n    ret;\n}}\n"
     )
+
+
+def launch(
+    body: str,
+    args: Sequence[Any],
+    *,
+    grid: int = 1,
+    block: int = THREADS,
+    smem: int = 0,
+    outside: str = "",
+    arch: int = 100,
+    **options: Any,
+) -> Report:
+    """A kernel of this body; the options are those of Sim."""
+    sim = Sim(kernel(body, len(args), outside=outside, arch=arch), **options)
+    return sim.launch("k", grid, block, args, smem=smem)
 
 
 def elementwise(code: str, inputs: Sequence[Array], out: Any, *, noise: int = 0) -> Array:
@@ -76,6 +94,12 @@ def buffer(n: int, kind: Any, *, shift: int = 0) -> Array:
     return aligned_zeros((n + shift) * size)[shift * size : (n + shift) * size].view(kind)
 
 
+def numbers(n: int, kind: str = "f4") -> Array:
+    values = buffer(n, kind)
+    values[:] = np.random.default_rng(0).integers(1, 1000, n)
+    return values
+
+
 def sample(kind: Any, n: int = 1500, seed: int = 0) -> Array:
     """Random bit patterns of a numpy type, every special value of it, and ordinary numbers."""
     kind, rng = np.dtype(kind), np.random.default_rng(seed)
@@ -94,6 +118,10 @@ def sample(kind: Any, n: int = 1500, seed: int = 0) -> Array:
         return rng.permutation(
             np.concatenate((patterns, edges.astype(kind), ordinary.astype(kind)))
         )
+
+
+def pair(kind: Any) -> tuple[Array, Array]:
+    return sample(kind, seed=1), sample(kind, seed=2)
 
 
 def same(result: Array, expected: Array) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checks import DTYPES, ROUNDING, Outcome, assert_equals_reference
+from checks import DTYPES, Outcome, assert_equals_reference, check_scaling
 from cuda_kernels import SimulatedCuda, built_library, kernel_of, needs_cuda, simulated_cuda
 from gpu_problem import Case, check_case
 from ptxsim import Device
@@ -133,15 +133,7 @@ def few_multiprocessors() -> SimulatedCuda:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scale(dtype: torch.dtype, offset: int) -> None:
     gpu = few_multiprocessors()
-    buffer = torch.randn(20011).to(dtype)
-    before, values = buffer.clone(), buffer[offset : offset + 20003]
-    factor = torch.tensor(0.3, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    gpu.scale(values, factor)
-    expected = before[offset : offset + 20003].double() * factor.double()
-    error = (values.double() - expected).abs()
-    assert (error <= 2 * ROUNDING[dtype] * expected.abs() + torch.finfo(dtype).tiny).all()
-    assert torch.equal(buffer[:offset], before[:offset])
-    assert torch.equal(buffer[offset + 20003 :], before[offset + 20003 :])
+    values = check_scaling(gpu.scale, dtype, 20003, offset)
     [report] = gpu.reports
     traffic, size = report.tensor(values), values.numel() * values.element_size()
     assert (traffic.read_bytes, traffic.written_bytes) == (size, size)

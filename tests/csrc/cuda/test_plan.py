@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_kernels import ARCHS, Plan, kernel_of, make_plan, needs_cuda, problem_of, simulated_cuda
+from cuda_kernels import ARCHS, kernel_of, make_plan, needs_cuda, simulated_cuda
+from cuda_problem import Plan, problem_of
 from gpu_problem import Case
 from ptxsim import Device
 from torch import Tensor

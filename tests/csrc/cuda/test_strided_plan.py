@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_kernels import ARCHS, Plan, make_plan, needs_cuda, problem_of
+from cuda_kernels import ARCHS, make_plan, needs_cuda
+from cuda_problem import Plan, problem_of
 from ptxsim import Device
 
 from labelsmooth._call.problem import Inputs, Options

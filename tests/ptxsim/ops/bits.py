@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -16,24 +17,13 @@ from .common import simple
 _U32, _U64 = np.uint32, np.uint64
 
 
-@op("and")
-def and_(i: Instruction, access: Access) -> Step:
-    return simple(i, access, np.bitwise_and)
-
-
-@op("or")
-def or_(i: Instruction, access: Access) -> Step:
-    return simple(i, access, np.bitwise_or)
-
-
-@op("xor")
-def xor(i: Instruction, access: Access) -> Step:
-    return simple(i, access, np.bitwise_xor)
-
-
-@op("not")
-def not_(i: Instruction, access: Access) -> Step:
-    return simple(i, access, np.invert)
+for _name, _fn in {
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "not": np.invert,
+}.items():
+    op(_name)(partial(simple, fn=_fn))
 
 
 @op("lop3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -51,24 +52,8 @@ def ex2(i: Instruction, access: Access) -> Step:
     return approximate(i, access, np.exp2, exact=lambda x: x == np.rint(x))
 
 
-@op("lg2")
-def lg2(i: Instruction, access: Access) -> Step:
-    return approximate(i, access, np.log2)
-
-
-@op("tanh")
-def tanh(i: Instruction, access: Access) -> Step:
-    return approximate(i, access, np.tanh)
-
-
-@op("sin")
-def sin(i: Instruction, access: Access) -> Step:
-    return approximate(i, access, np.sin)
-
-
-@op("cos")
-def cos(i: Instruction, access: Access) -> Step:
-    return approximate(i, access, np.cos)
+for _name, _fn in {"lg2": np.log2, "tanh": np.tanh, "sin": np.sin, "cos": np.cos}.items():
+    op(_name)(partial(approximate, fn=_fn))
 
 
 def _coarse(i: Instruction, access: Access, fn: Function) -> Step:
