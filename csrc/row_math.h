@@ -24,14 +24,7 @@
 // share.
 #pragma once
 
-#include <cmath>
-
-#if defined(__CUDACC__)
-#define LABELSMOOTH_HD __host__ __device__ __forceinline__
-#else
-// always_inline keeps a copy compiled for one instruction set out of code that runs on another.
-#define LABELSMOOTH_HD inline __attribute__((always_inline))
-#endif
+#include "scalar_math.h"
 
 namespace labelsmooth {
 
@@ -60,22 +53,6 @@ struct ClassSums {
   T coef_log;  // sum_c v_c log u_c
   T prior;     // sum_c u_c
 };
-
-LABELSMOOTH_HD float select(bool condition, float a, float b) { return condition ? a : b; }
-LABELSMOOTH_HD double select(bool condition, double a, double b) { return condition ? a : b; }
-LABELSMOOTH_HD float max(float a, float b) { return ::fmaxf(a, b); }
-LABELSMOOTH_HD double max(double a, double b) { return ::fmax(a, b); }
-LABELSMOOTH_HD float exp(float x) { return ::expf(x); }
-LABELSMOOTH_HD double exp(double x) { return ::exp(x); }
-LABELSMOOTH_HD float log(float x) { return ::logf(x); }
-LABELSMOOTH_HD double log(double x) { return ::log(x); }
-LABELSMOOTH_HD float tanh(float x) { return ::tanhf(x); }
-LABELSMOOTH_HD double tanh(double x) { return ::tanh(x); }
-
-template <class T>
-LABELSMOOTH_HD T infinity() {
-  return T(HUGE_VALF);
-}
 
 // x where it is finite, else 0: a point that differences may be taken to.
 template <class T>

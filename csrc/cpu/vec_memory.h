@@ -14,15 +14,6 @@ struct Float16 {
   uint16_t bits;
 };
 
-template <class Element>
-struct Accumulate {
-  using type = float;
-};
-template <>
-struct Accumulate<double> {
-  using type = double;
-};
-
 // ---- 16-bit floats ------------------------------------------------------------------------------
 
 LABELSMOOTH_HD Uint32s zero_extend(Uint16s bits) {

@@ -228,7 +228,7 @@ void zero_coefficients() {
   CHECK(!std::isfinite(loss), "a weight is lost");
 }
 
-// In float, an offset of 1e4 is shared by all logits and costs nothing.
+// In float, an offset of 2^14 is shared by all logits and costs nothing.
 void large_offset() {
   LossOptions<float> options;
   options.label_smoothing = 0.1f;
