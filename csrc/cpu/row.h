@@ -92,6 +92,11 @@ struct Row {
       return load(static_cast<const Probs*>(target_probs));
   }
 
+  // Of one class.
+  T given_logit(int64_t c) const { return load_one(logits + c); }
+  T logit(int64_t c) const { return transform(V(given_logit(c))).lanes[0]; }
+  T prob(int64_t c) const { return probs_at(c, 1).lanes[0]; }
+
   // factor w_c t_c.
   template <bool whole>
   LABELSMOOTH_HD V weighted_probs_at(int64_t c, int64_t count, T factor) const {

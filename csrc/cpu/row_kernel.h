@@ -1,17 +1,16 @@
 // The CPU kernel: one row after another, each read from memory once.
 //
 //   statistics  the exponentials and the weighted sum in one pass, relative to a shift that is
-//               known before the row is read (row_stats)
-//   loss        from the statistics (row_math.h)
+//               known before the row is read (row_sums.h)
+//   loss        from the statistics (row_result.h)
 //   gradient    from the row, by now in cache, into grad_logits, which may be the row itself
 //
 // Rows whose classes are not adjacent in memory go through a buffer of one row. Whatever goes over
 // the classes goes by blocks, which workers may share.
 #pragma once
 
-#include "entries.h"
 #include "row_gradient.h"
-#include "row_sums.h"
+#include "row_result.h"
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
@@ -35,7 +34,8 @@ class RowKernel {
         classes_(problem.classes),
         blocks_(problem),
         entries_(typed_),
-        row_(typed_) {}
+        row_(typed_),
+        result_(typed_, row_, entries_, sums_, terms_) {}
 
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -99,9 +99,6 @@ class RowKernel {
   // A class of this part, whatever an entry holds.
   int64_t clamped(int64_t c) const { return typed_.is_here(c) ? c : 0; }
 
-  T given_logit(int64_t c) const { return load_one(row_.logits + c); }
-  T logit(int64_t c) const { return row_.transform(V(given_logit(c))).lanes[0]; }
-
   // ---- statistics -------------------------------------------------------------------------------
 
   RowSums<T> sums_from(T shift) {
@@ -114,7 +111,7 @@ class RowKernel {
   RowSums<T> sums() {
     if constexpr (!dense) {
       const int64_t target = entries_.empty() ? 0 : entries_.first().target;
-      const RowSums<T> row = sums_from(finite_or_zero(logit(target)));
+      const RowSums<T> row = sums_from(finite_or_zero(row_.logit(target)));
       if (is_well_scaled(row.stats.sum_exp)) return row;
     }
     return sums_from(
@@ -139,15 +136,16 @@ class RowKernel {
     terms_ = row_terms(prior_of_target(), classes, typed_.options);
     open_entries();
     if (problem_.parts) return save(row, part(classes));
-    terms_.mass += tau();
+    terms_.mass += result_.tau();
     typed_.at(problem_.row_shift, row) = sums_.stats.shift;
     typed_.at(problem_.row_sum_exp, row) = sums_.stats.sum_exp;
     typed_.at(problem_.row_mass, row) = terms_.mass;
     typed_.at(problem_.row_beta, row) = terms_.beta;
-    typed_.at(problem_.loss, row) = counts_ ? typed_.row_weight_of(row) * loss(classes) : T(0);
+    typed_.at(problem_.loss, row) =
+        counts_ ? typed_.row_weight_of(row) * result_.loss(classes) : T(0);
     if (problem_.with_stats) {
       typed_.at(problem_.lse, row) = log_sum_exp(sums_.stats, typed_.options);
-      typed_.at(problem_.nll, row) = ignored_ ? T(0) : nll();
+      typed_.at(problem_.nll, row) = ignored_ ? T(0) : result_.nll();
       problem_.predicted[row] = argmax();
     }
   }
@@ -167,17 +165,11 @@ class RowKernel {
   }
 
   RowPart<T> part(const ClassSums<T>& classes) {
-    const RowStats<T>& stats = sums_.stats;
-    const Dots dots = this->dots();
-    RowPart<T> part = row_part({stats.shift, stats.sum_exp, dots.spread}, terms_, classes,
-                               dots.target, tau(), stats.shift, typed_.options);
-    if (typed_.options.kl_div) part.entropy = entropy(classes);
+    RowPart<T> part = result_.part(classes);
     if (problem_.with_stats) {
       const int64_t first = argmax();
-      part.largest = logit(first);
+      part.largest = row_.logit(first);
       part.predicted = static_cast<T>(problem_.class_offset + first);
-      part.prob = sum_over_target([](T prob, T) { return prob; });
-      part.prob_dot = -nll_from(finite_or_zero(part.shift), T(0));
     }
     return part;
   }
@@ -187,85 +179,11 @@ class RowKernel {
     return dense || ignored_ ? T(0) : typed_.prior_of(entries_.first_named());
   }
 
-  TargetTerms<T> terms_of_class(int64_t c, T prob) const {
-    return target_terms(prob, typed_.weight_of(c), typed_.prior_of(c), given_logit(c), terms_,
-                        typed_.options);
-  }
-
   void open_entries() {
     for (Entry<T>& entry : entries_) {
-      entry.logit = logit(entry.target);
-      entry.terms = terms_of_class(entry.target, entry.prob);
+      entry.logit = row_.logit(entry.target);
+      entry.terms = result_.terms_of_class(entry.target, entry.prob);
     }
-  }
-
-  // The sum of tau_c.
-  T tau() const {
-    if constexpr (dense) return weighted(terms_.kappa, sums_.target_sum);
-    T sum = 0;
-    for (const Entry<T>& entry : entries_) sum += entry.terms.tau;
-    return sum;
-  }
-
-  // Sums of v_c (x_c - shift) and tau_c (x_c - shift).
-  struct Dots {
-    T spread, target;
-  };
-  Dots dots() const {
-    Dots dots = {sums_.stats.spread_dot, dense ? weighted(terms_.kappa, sums_.target_dot) : T(0)};
-    for (const Entry<T>& entry : entries_) {
-      const bool infinite = !problem_.sparse_probs && entry.logit - entry.logit != T(0);
-      if (infinite && entry.terms.coef == T(0)) dots.spread = spread_dot_without(entry.target);
-      dots.target += infinite ? weighted(entry.terms.coef, entry.logit)
-                              : weighted(entry.terms.tau, entry.logit - sums_.stats.shift);
-    }
-    return dots;
-  }
-
-  T loss(const ClassSums<T>& classes) const {
-    RowStats<T> stats = sums_.stats;
-    const Dots dots = this->dots();
-    stats.spread_dot = dots.spread;
-    const T loss = row_loss(stats, terms_, dots.target, stats.shift, typed_.options);
-    return typed_.options.kl_div ? loss + entropy(classes) : loss;
-  }
-
-  T spread_dot_without(int64_t target) const {
-    double sum = 0;  // serial: float32 would lose digits with the classes
-    for (int64_t c = 0; c < classes_; ++c) {
-      const T coef = unless_masked(typed_.class_coef_of(c), given_logit(c), typed_.options);
-      if (c != target) sum += weighted(coef, logit(c) - sums_.stats.shift);
-    }
-    return static_cast<T>(sum);
-  }
-
-  T prob_of(int64_t c) const { return row_.probs_at(c, 1).lanes[0]; }
-
-  T entropy(const ClassSums<T>& classes) const {
-    double sum = 0;  // serial: float32 would lose digits with the classes
-    for (const Entry<T>& entry : entries_) sum += target_entropy(entry.terms);
-    if constexpr (dense)
-      for (int64_t c = 0; c < classes_; ++c) sum += target_entropy(terms_of_class(c, prob_of(c)));
-    return smoothing_entropy(terms_, classes) + static_cast<T>(sum);
-  }
-
-  // The sum of term(t_c, x_c).
-  template <class Term>
-  T sum_over_target(const Term& term) const {
-    double sum = 0;  // serial: float32 would lose digits with the classes
-    for (const Entry<T>& entry : entries_) sum += term(entry.prob, entry.logit);
-    if constexpr (dense)
-      for (int64_t c = 0; c < classes_; ++c) sum += term(prob_of(c), logit(c));
-    return static_cast<T>(sum);
-  }
-
-  T nll() const {
-    const T shift = sums_.stats.shift;
-    return nll_from(shift, log_sum_exp_from(shift, sums_.stats, typed_.options));
-  }
-  // From an lse that is taken to the same point.
-  T nll_from(T point, T lse) const {
-    return sum_over_target([=](T prob, T x) { return soft_nll(prob, lse, x - point); });
   }
 
   // The first largest logit, or the first NaN.
@@ -314,6 +232,7 @@ class RowKernel {
   const Element* read_ahead_ = nullptr;
   RowTerms<T> terms_;
   RowSums<T> sums_;
+  const RowResult<Element, general, Probs, transformed> result_;
   Buffer<T> exps_buffer_, kept_buffer_, largest_buffer_;
   Buffer<RowSums<double>> sums_buffer_;
   Buffer<unsigned char> logits_buffer_, target_buffer_;

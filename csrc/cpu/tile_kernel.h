@@ -37,9 +37,8 @@ class TileKernel {
         tile_(typed_, soft) {}
 
   // Too many classes, and a tile would not stay in cache; those of a row that workers may share are
-  // no tile's. Masks are looked for in the logits as
-  // they were given, which a tile does not keep; and where they are left out, a part of a row has
-  // what is spread by itself.
+  // no tile's. Masks are looked for in the logits as they were given, which a tile does not keep;
+  // and where they are left out, a part of a row has what is spread by itself.
   static bool takes(const LossProblem& problem) {
     const int64_t most = problem.logits.class_stride == 1 ? most_adjacent : most_in_tile / V::size;
     return problem.classes <= most && problem.classes < classes_to_share &&

@@ -80,7 +80,7 @@ def failures(isa: str, functions: list[Function]) -> list[str]:
 
     for element in ELEMENTS:
         sums = of(f"block_sums<Row<{element},")
-        rows = of(f"(RowKernel|GroupKernel|process_by_row)<{element},")
+        rows = of(f"(RowKernel|RowResult|GroupKernel|process_by_row)<{element},")
         tiles = of(rf"(TileKernel|Tile|Column|process_element)<{element}\b")
         check(bool(sums and rows and tiles), f"{element}: no function of sums, rows or tiles")
         read, write = CONVERSIONS.get((isa, element), (None, None))

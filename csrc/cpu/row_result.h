@@ -1,0 +1,119 @@
+// What a row comes to, from its sums: loss and statistics, or a part of them.
+#pragma once
+
+#include "entries.h"
+#include "row_sums.h"
+
+namespace labelsmooth::cpu::LABELSMOOTH_ISA {
+
+// Of the row in hand, whatever that is: it refers to what the kernel has of it.
+template <class Element, bool general, class Probs, bool transformed>
+class RowResult {
+  using R = Row<Element, general, Probs, transformed>;
+  static constexpr bool dense = R::dense;
+  using T = typename R::T;
+
+ public:
+  RowResult(const TypedProblem<Element>& typed, const R& row, const Entries<Element>& entries,
+            const RowSums<T>& sums, const RowTerms<T>& terms)
+      : typed_(typed), row_(row), entries_(entries), sums_(sums), terms_(terms) {}
+
+  TargetTerms<T> terms_of_class(int64_t c, T prob) const {
+    return target_terms(prob, typed_.weight_of(c), typed_.prior_of(c), row_.given_logit(c), terms_,
+                        typed_.options);
+  }
+
+  // The sum of tau_c.
+  T tau() const {
+    if constexpr (dense) return weighted(terms_.kappa, sums_.target_sum);
+    T sum = 0;
+    for (const Entry<T>& entry : entries_) sum += entry.terms.tau;
+    return sum;
+  }
+
+  T loss(const ClassSums<T>& classes) const {
+    RowStats<T> stats = sums_.stats;
+    const Dots dots = this->dots();
+    stats.spread_dot = dots.spread;
+    const T loss = row_loss(stats, terms_, dots.target, stats.shift, typed_.options);
+    return typed_.options.kl_div ? loss + entropy(classes) : loss;
+  }
+
+  T nll() const {
+    const T shift = sums_.stats.shift;
+    return nll_from(shift, log_sum_exp_from(shift, sums_.stats, typed_.options));
+  }
+
+  // But for the largest logit and its class.
+  RowPart<T> part(const ClassSums<T>& classes) const {
+    const RowStats<T>& stats = sums_.stats;
+    const Dots dots = this->dots();
+    RowPart<T> part = row_part({stats.shift, stats.sum_exp, dots.spread}, terms_, classes,
+                               dots.target, tau(), stats.shift, typed_.options);
+    if (typed_.options.kl_div) part.entropy = entropy(classes);
+    if (typed_.untyped.with_stats) {
+      part.prob = sum_over_target([](T prob, T) { return prob; });
+      part.prob_dot = -nll_from(finite_or_zero(part.shift), T(0));
+    }
+    return part;
+  }
+
+ private:
+  // Where classes are added up one by one, the sum is a double: float would lose digits.
+
+  // Sums of v_c (x_c - shift) and tau_c (x_c - shift).
+  struct Dots {
+    T spread, target;
+  };
+  Dots dots() const {
+    Dots dots = {sums_.stats.spread_dot, dense ? weighted(terms_.kappa, sums_.target_dot) : T(0)};
+    for (const Entry<T>& entry : entries_) {
+      const bool infinite = !typed_.untyped.sparse_probs && entry.logit - entry.logit != T(0);
+      if (infinite && entry.terms.coef == T(0)) dots.spread = spread_dot_without(entry.target);
+      dots.target += infinite ? weighted(entry.terms.coef, entry.logit)
+                              : weighted(entry.terms.tau, entry.logit - sums_.stats.shift);
+    }
+    return dots;
+  }
+
+  T spread_dot_without(int64_t target) const {
+    double sum = 0;
+    for (int64_t c = 0; c < typed_.classes; ++c) {
+      const T coef = unless_masked(typed_.class_coef_of(c), row_.given_logit(c), typed_.options);
+      if (c != target) sum += weighted(coef, row_.logit(c) - sums_.stats.shift);
+    }
+    return static_cast<T>(sum);
+  }
+
+  T entropy(const ClassSums<T>& classes) const {
+    double sum = 0;
+    for (const Entry<T>& entry : entries_) sum += target_entropy(entry.terms);
+    if constexpr (dense)
+      for (int64_t c = 0; c < typed_.classes; ++c)
+        sum += target_entropy(terms_of_class(c, row_.prob(c)));
+    return smoothing_entropy(terms_, classes) + static_cast<T>(sum);
+  }
+
+  // The sum of term(t_c, x_c).
+  template <class Term>
+  T sum_over_target(const Term& term) const {
+    double sum = 0;
+    for (const Entry<T>& entry : entries_) sum += term(entry.prob, entry.logit);
+    if constexpr (dense)
+      for (int64_t c = 0; c < typed_.classes; ++c) sum += term(row_.prob(c), row_.logit(c));
+    return static_cast<T>(sum);
+  }
+
+  // From an lse that is taken to the same point.
+  T nll_from(T point, T lse) const {
+    return sum_over_target([=](T prob, T x) { return soft_nll(prob, lse, x - point); });
+  }
+
+  const TypedProblem<Element>& typed_;
+  const R& row_;
+  const Entries<Element>& entries_;
+  const RowSums<T>& sums_;
+  const RowTerms<T>& terms_;
+};
+
+}  // namespace labelsmooth::cpu::LABELSMOOTH_ISA
