@@ -1,7 +1,7 @@
 // What a thread does with the chunks of a row that it does not hold.
 #pragma once
 
-#include "row.cuh"
+#include "row_gradient.cuh"
 
 namespace labelsmooth::cuda {
 
@@ -83,12 +83,12 @@ __device__ void find_best(const Row<Element, kind>& row, Sums& sums, const Span<
 
 // Writes what a thread has of a row's gradient, last first: what was read last may still be cached.
 template <int depth, Kind kind, class Element>
-__device__ void write_gradient(const Row<Element, kind>& row,
-                               const RowGradient<typename Row<Element, kind>::T>& terms,
+__device__ void write_gradient(const RowGradient<Element, kind>& gradient,
                                const Target<Element, kind == Kind::soft>& target,
                                const Span<Element>& span, const ThreadChunks& chunks,
                                Element* grad) {
   constexpr bool soft = kind == Kind::soft;
+  const Row<Element, kind>& row = gradient.row;
   const Element* logits = row.logits();
   const bool irregular = !span.aligns(grad);
   // The gradient may overwrite the logits.
@@ -102,8 +102,7 @@ __device__ void write_gradient(const Row<Element, kind>& row,
   };
   const auto write = [&](int k, int chunk) {
     const auto probs = target.take(pieces[k], chunk);
-    store_aligned(grad + span.first(chunk),
-                  row.template gradient<true>(x[k], probs, chunk, span, terms));
+    store_aligned(grad + span.first(chunk), gradient.template at<true>(x[k], probs, chunk, span));
   };
   const int begin = chunks.from(span.whole_begin);
   int chunk = begin + ((min(chunks.end, span.whole_end) - 1 - begin) & -chunks.step);
@@ -122,9 +121,9 @@ __device__ void write_gradient(const Row<Element, kind>& row,
   chunks.for_others(span, irregular, [&](int at) {
     const Packed<Element> given(span.load(logits, at, false, row.outside()));
     const auto probs = target.take(target.load(at), at);
-    span.store(grad, at, row.template gradient<false>(given, probs, at, span, terms));
+    span.store(grad, at, gradient.template at<false>(given, probs, at, span));
   });
-  if (writes_target) grad[row.target] = row.target_gradient(given_target, terms);
+  if (writes_target) grad[row.target] = gradient.at_target(given_target);
 }
 
 }  // namespace labelsmooth::cuda

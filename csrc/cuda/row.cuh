@@ -1,17 +1,10 @@
-// A row as a thread sees it: what it is, how classes are added to its sums, its gradient.
+// A row as a thread sees it: what it is, and how classes are added to its sums.
 #pragma once
 
 #include "reduce.cuh"
 #include "target.cuh"
 
 namespace labelsmooth::cuda {
-
-// The gradient of a row: its terms, and the powers that they multiply.
-template <class T>
-struct RowGradient {
-  Powers<T> powers;
-  GradTerms<T> terms;
-};
 
 template <class Element, Kind kind>
 struct Row {
@@ -250,25 +243,12 @@ struct Row {
 
   // ---- gradient ---------------------------------------------------------------------------------
 
-  __device__ T incoming(T denominator) const {
-    T scale = problem.row_weight_of(index);
-    if (problem.grad_loss) scale *= problem.grad_loss[index * problem.grad_loss_stride];
-    return scale / denominator;
-  }
-
   // A backward call finds what forward left.
   __device__ RowStats<T> recall() {
     make_terms(problem.sums());
     terms.mass = problem.row_mass[index];
     terms.beta = problem.row_beta[index];
     return {problem.row_shift[index], problem.row_sum_exp[index], T(0)};
-  }
-
-  __device__ RowGradient<T> gradient_from(const RowStats<T>& stats, T denominator) const {
-    GradTerms<T> grad = grad_terms(stats, terms, incoming(denominator), problem.options);
-    const Powers<T> powers(grad.shift);
-    grad.exp_scale *= powers.correction();
-    return {powers, grad};
   }
 
   // A chunk of the gradient of a row that does not count, or whose target is no class.
@@ -280,68 +260,11 @@ struct Row {
     return narrow<Element>(value);
   }
 
-  // A chunk of the gradient. Where it is `regular`, all its places are inside the row, and the one
-  // class of the target is like the others: it is to be written by itself, after its chunk.
-  template <bool regular>
-  __device__ Classes gradient(const Packed<Element>& logits, const Probs& probs, int chunk,
-                              const Span<Element>& span, const RowGradient<T>& grad) const {
-    const int64_t first = span.first(chunk);
-    const int begin = regular ? 0 : span.begin(chunk);
-    const int end = regular ? Classes::size : span.end(chunk);
-    T x[Classes::size], value[Classes::size];
-    problem.template load_logits<kind>(x, logits);
-#pragma unroll
-    for (int i = 0; i < Classes::size; ++i) value[i] = grad.powers(x[i]);
-    if (regular && problem.template spreads_evenly<kind>() && !has_target(probs)) {
-      const T coef = grad.terms.beta * problem.uniform;
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef, grad.terms);
-    } else {
-      T coef[Classes::size];
-      problem.template load_spread<kind>(coef, logits, first, begin, end);
-      add_target<regular>(coef, probs, first, begin, end, grad.terms);
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i) value[i] = logit_grad(value[i], coef[i], grad.terms);
-    }
-    problem.template multiply_by_slopes<kind>(value, x);
-    return narrow<Element>(value);
-  }
-
   // Whether the class of the target is in a regular one of these chunks.
   __device__ bool has_target_in(const Span<Element>& span, const ThreadChunks& chunks) const {
     if (soft) return false;
     const int chunk = span.chunk_of(target);
     return span.whole(chunk) && chunks.has(chunk);
-  }
-  // From its logit as it was given.
-  __device__ Element target_gradient(Element given, const RowGradient<T>& grad) const {
-    const T x0 = T(widen(given)), coef = grad.terms.scale * target_coef;
-    if (!problem.template transforms<kind>())
-      return Element(logit_grad(grad.powers(x0), coef, grad.terms));
-    const T x = problem.transformed_logit(x0);
-    return Element(logit_grad(grad.powers(x), coef, grad.terms) *
-                   transform_slope(x, problem.options));
-  }
-
-  __device__ static bool has_target(const Probs& probs) {
-    if constexpr (soft) return probs.any;
-    return false;  // the place of one class is not in such a chunk
-  }
-
-  // From v_c to coef_c, scaled as grad is.
-  template <bool regular>
-  __device__ void add_target(T (&coef)[Classes::size], const Probs& probs, int64_t first, int begin,
-                             int end, const GradTerms<T>& grad) const {
-    if constexpr (soft) {
-      T own[Classes::size] = {};
-      if (probs.any) problem.load_target(own, probs.at, grad.kappa, first, begin, end);
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i) coef[i] = soft_coef(coef[i], own[i], grad.beta);
-    } else {
-#pragma unroll
-      for (int i = 0; i < Classes::size; ++i)
-        coef[i] = !regular && first + i == target ? grad.scale * target_coef : grad.beta * coef[i];
-    }
   }
 };
 

@@ -106,23 +106,23 @@ __device__ __forceinline__ void process_held(const Problem<Element>& problem, in
   Element* grad = row.grad();
   const T denominator = counted.denominator(problem);
   if (!row.counts()) return fill(grad, span, all, row.filling());
-  const RowGradient<T> terms = row.gradient_from(stats, denominator);
-  if (!Team::holds_all) write_gradient<1>(row, terms, target, span, rest, grad);
+  const RowGradient<Element, kind> gradient(row, stats, denominator);
+  if (!Team::holds_all) write_gradient<1>(gradient, target, span, rest, grad);
   const bool irregular = !span.aligns(grad);
   if (!irregular) {
     held_ones.for_whole(span, [&](int chunk) {
       const auto x = load_packed<Element>(held + chunk);
       store_aligned(grad + span.first(chunk),
-                    row.template gradient<true>(x, probs_of(chunk), chunk, span, terms));
+                    gradient.template at<true>(x, probs_of(chunk), chunk, span));
     });
   }
   held_ones.for_others(span, irregular, [&](int chunk) {
     const auto x = load_packed<Element>(held + chunk);
-    span.store(grad, chunk, row.template gradient<false>(x, probs_of(chunk), chunk, span, terms));
+    span.store(grad, chunk, gradient.template at<false>(x, probs_of(chunk), chunk, span));
   });
   if (!irregular && row.has_target_in(span, held_ones)) {
     const int64_t place = row.target - span.origin;
-    grad[row.target] = row.target_gradient(reinterpret_cast<const Element*>(held)[place], terms);
+    grad[row.target] = gradient.at_target(reinterpret_cast<const Element*>(held)[place]);
   }
 }
 
@@ -224,8 +224,8 @@ __global__ void __launch_bounds__(part_kernel_threads, 2)
   const auto denominator = counted.denominator(problem);
   if (!row.counts()) return fill(row.grad(), span, chunks, row.filling());
   const Target<Element, soft> target(problem, row.index, span, chunks.first, chunks.step);
-  write_gradient<ahead<Element, soft>>(row, row.gradient_from(row.recall(), denominator), target,
-                                       span, chunks, row.grad());
+  const RowGradient<Element, kind> gradient(row, row.recall(), denominator);
+  write_gradient<ahead<Element, soft>>(gradient, target, span, chunks, row.grad());
 }
 
 }  // namespace labelsmooth::cuda

@@ -10,6 +10,7 @@
 
 #include "denominator.cuh"
 #include "plan.h"
+#include "row_gradient.cuh"
 #include "row_result.cuh"
 
 namespace labelsmooth::cuda {
@@ -242,7 +243,7 @@ __global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_block
   if (!problem.grad_logits.data) return;
 
   const Column<Element> grad = {row.grad(), problem.grad_logits.class_stride, span};
-  const RowGradient<T> terms = row.gradient_from(stats, counted.denominator(problem));
+  const RowGradient<Element, kind> gradient(row, stats, counted.denominator(problem));
   const bool counts = row.counts();
   for_slots<depth>(
       slots,
@@ -257,8 +258,8 @@ __global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_block
         } else {
           const Packed<Element> given(x[k]);
           result = span.whole(chunk) && (soft || chunk != span.chunk_of(row.target))
-                       ? row.template gradient<true>(given, t[k], chunk, span, terms)
-                       : row.template gradient<false>(given, t[k], chunk, span, terms);
+                       ? gradient.template at<true>(given, t[k], chunk, span)
+                       : gradient.template at<false>(given, t[k], chunk, span);
         }
         grad.scatter(chunk, result);  // by all lanes, wherever their targets are
       });
