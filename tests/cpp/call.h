@@ -19,7 +19,11 @@ struct Case {
   int64_t lead = 0;  // elements before the first row, which are NaN
 };
 
-constexpr double poison = -77;
+// `bits` choose the options.
+inline Case case_of(int64_t rows, int64_t classes, int bits) {
+  const auto bit = [=](int i) { return (bits >> i & 1) != 0; };
+  return {rows, classes, 1, bit(0), bit(1), bit(2), bit(3), bit(4)};
+}
 
 // `Element` is the type of the logits.
 template <class Element>

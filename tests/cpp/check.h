@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 constexpr int not_on_this_machine = 77;  // CTest reports such a test as skipped
+constexpr double poison = -77;           // in what is to be written
 
 // A condition that holds, or the test ends with its text, its place and `...`, which is printf's.
 #define CHECK(condition, ...)                                              \

@@ -1,12 +1,11 @@
 // The CPU kernels against the definition, and on several threads (for the thread sanitizer).
 // LABELSMOOTH_CPU chooses the instruction set.
-#include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <thread>
 #include <vector>
 
 #include "call.h"
+#include "half.h"
 #include "instruction_set.h"
 
 using namespace labelsmooth;
@@ -17,36 +16,14 @@ namespace {
 
 struct BFloat16 {
   uint16_t bits;
-  BFloat16(double value) {
-    const auto narrow = static_cast<float>(value);
-    uint32_t wide;
-    std::memcpy(&wide, &narrow, sizeof(wide));
-    bits = static_cast<uint16_t>((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-  }
-  operator double() const {
-    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof(value));
-    return static_cast<double>(value);
-  }
+  BFloat16(double value) : bits(to_bfloat16(value)) {}
+  operator double() const { return from_bfloat16(bits); }
 };
 
 struct Float16 {
   uint16_t bits;
-  Float16(double value) {  // no overflow here
-    int exponent = 0;
-    const double fraction = std::frexp(std::fabs(value), &exponent);
-    const long magnitude = exponent < -13
-                               ? std::lround(std::ldexp(std::fabs(value), 24))
-                               : ((exponent + 14) << 10) + std::lround(2048 * fraction - 1024);
-    bits = static_cast<uint16_t>(magnitude | (std::signbit(value) ? 0x8000 : 0));
-  }
-  operator double() const {
-    const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
-    const double magnitude =
-        exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
-    return bits & 0x8000 ? -magnitude : magnitude;
-  }
+  Float16(double value) : bits(to_float16(value)) {}
+  operator double() const { return from_float16(bits); }
 };
 
 // `rounding`: half the distance of neighbours, relative, where the gradient is rounded once more
@@ -134,14 +111,7 @@ int main() {
     for (int bits = 0; bits < (classes > 1000 ? 4 : 32);
          bits += classes > 65 && classes <= 1000 ? 5 : 1) {
       const int64_t rows = classes > 1000 ? 2 : 21;  // more than lanes, and a part of a vector
-      const Case c = {rows,
-                      classes,
-                      1,
-                      (bits & 1) != 0,
-                      (bits & 2) != 0,
-                      (bits & 4) != 0,
-                      (bits & 8) != 0,
-                      (bits & 16) != 0};
+      const Case c = case_of(rows, classes, bits);
       check<float>(c);
       check<double>(c);
       check<BFloat16>(c);

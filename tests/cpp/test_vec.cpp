@@ -1,6 +1,7 @@
 // The vectors of one instruction set: CMakeLists.txt defines which, and compiles this for each.
 #include <array>
 
+#include "half.h"
 #include "instruction_set.h"
 // all that is for any machine first
 #include "cpu/isa.h"
@@ -107,11 +108,12 @@ bool flushed(float value) {
 // Every 16-bit pattern widens exactly and narrows to itself; halfway between two neighbours the
 // even one wins.
 template <class Half>
-void half_round_trip(float (*decode)(uint16_t)) {
+void half_round_trip(double (*decode)(uint16_t)) {
   for (uint32_t pattern = 0; pattern < 1u << 16; ++pattern) {
     const auto bits = static_cast<uint16_t>(pattern);
     const Half element = {bits};
-    const float value = load_one(&element), exact = decode(bits);
+    const float value = load_one(&element);
+    const double exact = decode(bits);
     CHECK(value == exact || (std::isnan(value) && std::isnan(exact)), "%#x widens to %g", pattern,
           value);
     Half back;
@@ -121,7 +123,7 @@ void half_round_trip(float (*decode)(uint16_t)) {
     CHECK(nan ? std::isnan(decode(back.bits)) : back.bits == bits, "%#x came back as %#x", pattern,
           back.bits);
 
-    const float next = decode(static_cast<uint16_t>(bits + 1));
+    const auto next = static_cast<float>(decode(static_cast<uint16_t>(bits + 1)));
     if (!std::isfinite(value) || !std::isfinite(next) || std::signbit(next) != std::signbit(value))
       continue;
     const auto middle = static_cast<float>((static_cast<double>(value) + next) / 2);
@@ -130,22 +132,6 @@ void half_round_trip(float (*decode)(uint16_t)) {
     const auto even = static_cast<uint16_t>(bits & 1 ? bits + 1 : bits);
     CHECK(back.bits == even, "halfway above %#x rounds to %#x", pattern, back.bits);
   }
-}
-
-float decode_bfloat16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
-
-float decode_float16(uint16_t bits) {
-  const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
-  const float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                          : exponent == 0
-                              ? std::ldexp(static_cast<float>(fraction), -24)
-                              : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
-  return bits & 0x8000 ? -magnitude : magnitude;
 }
 
 void across_lanes() {
@@ -195,8 +181,8 @@ void all() {
   short_accuracy();
   log_accuracy();
   tanh_accuracy();
-  half_round_trip<BFloat16>(decode_bfloat16);
-  half_round_trip<Float16>(decode_float16);
+  half_round_trip<BFloat16>(from_bfloat16);
+  half_round_trip<Float16>(from_float16);
   across_lanes();
   across_vectors();
   partial_access();

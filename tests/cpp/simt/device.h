@@ -24,6 +24,7 @@
 #define __syncthreads_count(vote) (simt::Block::current().sync_count((vote) != 0))
 #define __syncwarp() (simt::Block::current().sync_warp())
 
+using std::fma;  // of floats: the C library has that of doubles alone by this name
 using std::min;
 
 namespace simt {

@@ -1,50 +1,14 @@
 // Whole calls of the CUDA path, launchers included, as plain C++ under the sanitizers. runtime.cpp
 // describes the device.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <cstring>
 #include <vector>
 
-#include "../call.h"
+#include "cuda_call.h"
 
 using namespace labelsmooth;
 
+void a_few_classes_in_all_kernels();  // test_few_classes.cpp
+
 namespace {
-
-struct Tolerance {
-  double loss, grad;
-};
-
-template <class Element>
-struct Kind;
-template <>
-struct Kind<float> {
-  static constexpr DType dtype = DType::float32;
-  static constexpr Tolerance tolerance = {4e-6, 4e-6};
-};
-template <>
-struct Kind<double> {
-  static constexpr DType dtype = DType::float64;
-  static constexpr Tolerance tolerance = {1e-13, 1e-13};
-};
-template <>
-struct Kind<__nv_bfloat16> {
-  static constexpr DType dtype = DType::bfloat16;
-  static constexpr Tolerance tolerance = {4e-6, 0x1p-8};
-};
-template <>
-struct Kind<__half> {
-  static constexpr DType dtype = DType::float16;
-  static constexpr Tolerance tolerance = {4e-6, 0x1p-11};
-};
-
-void run(const LossProblem& problem, Reduction reduction, void* reduced_loss,
-         decltype(cuda::run)* launcher = cuda::run) {
-  std::vector<char> workspace(static_cast<size_t>(cuda::workspace_bytes(problem)));
-  const int error = launcher(problem, reduction, nullptr, reduced_loss, workspace.data(), nullptr);
-  CHECK(error == 0, "cudaError_t %d", error);
-}
 
 // Loss, statistics and gradient in one call.
 template <class Element>
@@ -53,7 +17,7 @@ void one_step(const Case& c, Reduction reduction) {
   Call<Element> call(c, random);
   const Call<Element> before = call;
   typename Call<Element>::T reduced = 0;
-  run(call.problem(Kind<Element>::dtype), reduction, &reduced);
+  run(call.problem(Traits<Element>::dtype), reduction, &reduced);
 
   double sum = 0, count = 0;
   for (int64_t row = 0; row < c.rows; ++row) {
@@ -64,7 +28,7 @@ void one_step(const Case& c, Reduction reduction) {
         c.probabilities ? 1 : static_cast<double>(call.weight[static_cast<size_t>(call.target[r])]);
   }
   const bool mean = reduction == Reduction::mean;
-  const Tolerance tolerance = Kind<Element>::tolerance;
+  const Tolerance tolerance = Traits<Element>::tolerance;
   if (reduction != Reduction::none) {
     const double expected = mean ? sum / count : sum;
     CHECK(close(reduced, expected, tolerance.loss), "C %ld: %g, expected %g", c.classes,
@@ -80,7 +44,7 @@ void two_phases(const Case& c) {
   Random random;
   Call<Element> call(c, random);
   const Call<Element> before = call;
-  LossProblem problem = call.problem(Kind<Element>::dtype);
+  LossProblem problem = call.problem(Traits<Element>::dtype);
   const Matrix grad_logits = problem.grad_logits;
   problem.grad_logits = {};
   run(problem, Reduction::none, nullptr);
@@ -92,7 +56,7 @@ void two_phases(const Case& c) {
   problem.grad_loss = grad_loss.data();
   problem.grad_loss_stride = 1;
   run(problem, Reduction::none, nullptr);
-  const Tolerance tolerance = Kind<Element>::tolerance;
+  const Tolerance tolerance = Traits<Element>::tolerance;
   call.compare(before, tolerance.loss, tolerance.grad, 3);
 }
 
@@ -125,7 +89,7 @@ void over_ranks(const Case& c) {
   Random random;
   Call<Element> call(c, random);
   const Call<Element> before = call;
-  const LossProblem whole = call.problem(Kind<Element>::dtype);
+  const LossProblem whole = call.problem(Traits<Element>::dtype);
   const int64_t ends[ranks + 1] = {0, c.classes / 3, c.classes / 3 + 1, c.classes};
   const auto problem_of = [&](int64_t rank) {
     return part_of<Element>(whole, ends[rank], ends[rank + 1]);
@@ -152,7 +116,7 @@ void over_ranks(const Case& c) {
     backward.with_stats = false;
     run(backward, Reduction::none, nullptr);
   }
-  const Tolerance tolerance = Kind<Element>::tolerance;
+  const Tolerance tolerance = Traits<Element>::tolerance;
   call.compare(before, tolerance.loss, tolerance.grad);
 }
 
@@ -167,15 +131,7 @@ void all_kernels(int turn) {
     for (const int64_t extra : {int64_t(-1), int64_t(0), int64_t(1)}) {
       const int64_t classes = chunks * size + extra;
       if (classes < 1) continue;
-      const int bits = turn++ * 5;
-      Case c = {3,
-                classes,
-                1,
-                (bits & 1) != 0,
-                (bits & 2) != 0,
-                (bits & 4) != 0,
-                (bits & 8) != 0,
-                (bits & 16) != 0};
+      Case c = case_of(3, classes, turn++ * 5);
       c.lead = turn % 3 == 0 ? 1 : 0;
       if (turn % 2 == 0)
         one_step<Element>(c, Reduction::none);
@@ -222,8 +178,8 @@ void bad_targets() {
     call.target = {classes - 1, classes, 0};
     good = call;
     good.target[1] = 0;
-    run(call.problem(Kind<Element>::dtype), Reduction::none, nullptr);
-    run(good.problem(Kind<Element>::dtype), Reduction::none, nullptr);
+    run(call.problem(Traits<Element>::dtype), Reduction::none, nullptr);
+    run(good.problem(Traits<Element>::dtype), Reduction::none, nullptr);
     for (int64_t row = 0; row < c.rows; ++row)
       for (int64_t k = 0; k < classes; ++k) {
         const auto made = static_cast<float>(call.grad[call.index(row, k)]);
@@ -235,90 +191,13 @@ void bad_targets() {
   }
 }
 
-// A problem in both phases, the gradient of the second in place.
-template <class Element>
-void run_both(const LossProblem& forward, Call<Element>& call) {
-  run(forward, Reduction::none, nullptr);
-  LossProblem backward = forward;
-  backward.loss = nullptr;
-  backward.with_stats = false;
-  backward.grad_logits = backward.logits;
-  run(backward, Reduction::none, nullptr);
-  for (size_t i = 0; i < call.grad.size(); ++i)
-    CHECK(std::memcmp(&call.grad[i], &call.logits[i], sizeof(Element)) == 0, "element %zu", i);
-}
-
-// Three classes a row, two of them the same; the last row has one that counts. As the same
-// probabilities among those of all classes, of any dtype and alignment, with all that goes by rows:
-// their weights, one of them 0, and classes that are masked in some.
-template <class Element, class Source>
-void a_few_classes(int64_t classes, bool adjacent) {
-  using T = typename Call<Element>::T;
-  constexpr int64_t rows = 3, each = 3;
-  const Case c = {rows, classes, adjacent ? 1 : rows, true, false, false, false, true};
-  Random random;
-  Call<Element> few(c, random);
-  Call<Element> all = few;
-  const std::vector<T> row_weight = {T(0.5), T(0), T(2)};
-  const std::vector<T> probs = {T(0.5), T(0.25), T(0.125), T(1), T(0), T(0), T(NAN), T(0.75), T(1)};
-  std::vector<int64_t> target;
-  std::vector<Source> dense(static_cast<size_t>(rows * classes + 1), Source(0.0f));
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t y = static_cast<int64_t>(random.next()) % classes;
-    for (const int64_t k : {row == 2 ? -100 : y, classes - 1, row == 2 ? -100 : y})
-      target.push_back(k);
-    for (size_t k = target.size() - each; k < target.size(); ++k) {
-      if (target[k] < 0) continue;
-      Source& prob = dense[1 + few.index(row, target[k])];
-      prob = Source(static_cast<T>(prob) + probs[k]);
-    }
-  }
-  LossProblem problem = few.problem(Kind<Element>::dtype);
-  problem.target = target.data();
-  problem.target_classes = each;
-  problem.sparse_probs = probs.data();
-  LossProblem same = all.problem(Kind<Element>::dtype);
-  same.target = nullptr;
-  same.target_probs = same.logits;
-  same.target_probs.data = dense.data() + 1;
-  same.probs_dtype = Kind<Source>::dtype;
-  for (LossProblem* p : {&problem, &same}) {
-    p->row_weight = row_weight.data();
-    p->options.smooth_over = SmoothOver::unmasked;
-    p->options.lowest = -5;
-  }
-  run_both(problem, few);
-  run_both(same, all);
-  const Tolerance tolerance = Kind<Element>::tolerance;
-  for (size_t row = 0; row < rows; ++row) {
-    CHECK(close(few.loss[row], all.loss[row], tolerance.loss), "C %ld row %zu: %g, %g", classes,
-          row, double(few.loss[row]), double(all.loss[row]));
-    CHECK(close(few.nll[row], all.nll[row], tolerance.loss), "C %ld row %zu", classes, row);
-  }
-  CHECK(few.loss[0] != 0 && few.loss[1] == 0 && few.loss[2] != 0, "C %ld", classes);
-  for (size_t i = 0; i < few.grad.size(); ++i) {
-    const auto a = static_cast<double>(static_cast<T>(few.grad[i]));
-    const auto b = static_cast<double>(static_cast<T>(all.grad[i]));
-    CHECK(close(a, b, tolerance.grad), "C %ld element %zu: %g, %g", classes, i, a, b);
-  }
-}
-
-// A row of a warp, of a block, in parts; in tiles.
-template <class Element, class Source>
-void a_few_classes_in_all_kernels() {
-  constexpr int64_t size = 16 / sizeof(Element);
-  for (const int64_t chunks : {3, 300, 2400})
-    for (const int64_t extra : {0, 1}) a_few_classes<Element, Source>(chunks * size + extra, true);
-  for (const int64_t classes : {9, 300}) a_few_classes<Element, Source>(classes, false);
-}
-
 template <class Element>
 void scaled() {
   using T = typename Call<Element>::T;
   for (const T factor : {T(1), T(0.5)})
     for (const size_t count : {size_t(0), size_t(1), size_t(15), size_t(20001)}) {
       std::vector<Element> values(count + 1, Element(3.0f));
-      CHECK(cuda::scale(Kind<Element>::dtype, values.data() + 1, static_cast<int64_t>(count),
+      CHECK(cuda::scale(Traits<Element>::dtype, values.data() + 1, static_cast<int64_t>(count),
                         &factor, nullptr) == 0,
             "scale");
       for (size_t i = 0; i <= count; ++i)
@@ -335,14 +214,7 @@ int main() {
   all_kernels<double>(2);
   all_kernels<__half>(3);
 #endif
-  a_few_classes_in_all_kernels<float, __nv_bfloat16>();
-  a_few_classes_in_all_kernels<__nv_bfloat16, float>();
-#if !defined(__SANITIZE_THREAD__)
-  a_few_classes_in_all_kernels<float, float>();
-  a_few_classes_in_all_kernels<double, float>();
-  a_few_classes_in_all_kernels<__half, __nv_bfloat16>();
-  a_few_classes_in_all_kernels<__half, double>();
-#endif
+  a_few_classes_in_all_kernels();
   sums_of_several_blocks();
   no_rows();
   bad_targets<float>();
