@@ -8,9 +8,10 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .reading import accumulated, uniform
 from .row_math import target_entropy, target_terms, transform_logit
-from .rows import accumulated, row_sum, uniform
-from .sums import TargetSums, target_sums
+from .rows import row_sum
+from .tile_sums import TargetSums, target_sums
 
 
 class Entries(NamedTuple):

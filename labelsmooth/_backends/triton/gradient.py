@@ -4,8 +4,17 @@ import triton
 import triton.language as tl
 
 from .exponent import exp_less_rest, exponent_of
+from .reading import (
+    accumulated,
+    given_at,
+    of_classes,
+    spread_coef_at,
+    target_probs_at,
+    tile_of,
+    transformed,
+)
 from .row_math import GradTerms, logit_grad, soft_coef, transform_slope, weighted
-from .rows import accumulated, of_classes, of_weight, spread_coef_at, target_probs_at
+from .rows import of_weight
 
 
 @triton.jit
@@ -68,6 +77,26 @@ def write_gradient(
     if ALIGNED:
         pointers = tl.multiple_of(pointers, [16, 16])
     tl.store(pointers, gradient.to(pointers.dtype.element_ty), mask=rows.inside & span.inside)
+
+
+@triton.jit
+def write_gradient_between(
+    pointers,
+    stride,
+    rows,
+    part,
+    grad,
+    options,
+    READ_UNUSED: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Of the part's tiles."""
+    for start in range(part.begin, part.end, BLOCK):
+        tile = tile_of(part, start, BLOCK)
+        x0 = given_at(rows, tile, ALIGNED)
+        x = transformed(rows, tile, x0, options)
+        write_gradient(pointers, stride, rows, x0, x, tile, grad, options, READ_UNUSED, ALIGNED)
 
 
 # ---- a gradient made in forward ------------------------------------------------------------------

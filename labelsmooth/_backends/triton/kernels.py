@@ -12,14 +12,22 @@ Where the classes are a rank's, it is not the loss but a RowPart that the first 
 import triton
 import triton.language as tl
 
-from .entries import (
-    coef_of_entries,
-    entries_of,
-    entropy_of_entries,
-    target_sums_of_entries,
+from .entries import coef_of_entries, entries_of, entropy_of_entries, target_sums_of_entries
+from .gradient import gradient_of, of_used_rows, scale_of, write_gradient, write_gradient_between
+from .outputs import load_stats, load_terms, store_evaluation, store_loss, store_partial
+from .reading import (
+    Span,
+    class_sums_of,
+    edges_of,
+    first_read,
+    given_at,
+    own_span,
+    part_of_program,
+    tile_of,
+    transformed,
+    uniform,
+    vectors_of_target,
 )
-from .gradient import gradient_of, of_used_rows, scale_of, write_gradient
-from .outputs import store_evaluation, store_loss, store_partial
 from .row_math import (
     OTHERS,
     UNMASKED,
@@ -41,35 +49,16 @@ from .row_math import (
     weighted,
 )
 from .rows import (
-    Span,
     any_of,
-    class_sums_of,
-    edges_of,
-    first_aligned,
-    first_read,
-    given_at,
     nothing,
     of_good_rows,
     of_weight,
-    own_span,
     pointers_to,
     rows_of_program,
     scalar,
-    span_from,
-    transformed,
-    uniform,
-    vectors_of_target,
 )
-from .sums import (
-    TargetSums,
-    combine_sums,
-    combined,
-    empty_sums,
-    load_sums,
-    store_sums,
-    sums_between,
-    sums_of_tile,
-)
+from .sums import combine_sums, combined, empty_sums, load_sums, store_sums
+from .tile_sums import TargetSums, sums_between, sums_of_tile
 
 
 @triton.jit(do_not_specialize=["outer", "inner", "ignore_index", "class_offset", "all_classes"])
@@ -184,38 +173,23 @@ def loss_kernel(
         y_prior = tl.zeros_like(own_prior) + uniform(rows, dtype)
     terms = row_terms(y_prior, totals, options)
     N = tl.cast(inner, tl.int64) * outer
-    first = 0  # of the classes that the tiles are of; `count` is their number
-    count = classes
-    if WIDTH > 1:
-        if EDGES:
-            first = first_aligned(rows, WIDTH)
-        count = (classes - first) // WIDTH * WIDTH
-    size = tl.cdiv(tl.cdiv(count, tl.num_programs(1)), BLOCK) * BLOCK  # of a part
-    begin = tl.program_id(1) * size
-    end = tl.minimum(begin + size, count)
-    low, high = first + begin, first + end
+    part = part_of_program(rows, classes, BLOCK, WIDTH, EDGES)
     if EDGES:
-        begins, ends = begin == 0, (end == count) & (begin < end)
-        low, high = tl.where(begins, 0, low), tl.where(ends, classes, high)
-        edges = edges_of(rows, first, first + count, begins, ends, LANES, WIDTH)
+        edges = edges_of(rows, part, LANES, WIDTH)
         edges_x0 = given_at(rows, edges)
         edges_x = transformed(rows, edges, edges_x0, options)
     if SPARSE and STAGE != "parts":
-        entries = entries_of(rows, low, high, options, dtype, ENTRIES)
+        entries = entries_of(rows, part.low, part.high, options, dtype, ENTRIES)
 
-    here = own_span(rows, low, high)
+    here = own_span(rows, part.low, part.high)
     # The gradient's is of a part, and other parts' logits may be lost already.
     own_place = here if STAGE == "gradient" else Span(first_read(rows), rows.inside)
     own_x0 = given_at(rows, own_place)
     own_x = transformed(rows, own_place, own_x0, options)
     if STAGE == "gradient":
-        shift = tl.load(row_stats + rows.index, mask=rows.inside, other=0.0)
-        sum_exp = tl.load(row_stats + N + rows.index, mask=rows.inside, other=1.0)
-        stats = RowStats(shift, sum_exp, tl.zeros_like(shift))
+        stats = load_stats(row_stats, N, rows)
         if DENSE or SPARSE or SMOOTH_OVER == UNMASKED or class_offset is not None:
-            mass = tl.load(row_stats + 2 * N + rows.index, mask=rows.inside, other=0.0)
-            beta = tl.load(row_stats + 3 * N + rows.index, mask=rows.inside, other=0.0)
-            terms = RowTerms(beta, terms.kappa, mass)
+            terms = load_terms(row_stats, N, rows, terms.kappa)
             own = target_terms(own_prob, own_weight, own_prior, own_x0, terms, options)
         else:  # fewer loads: of one class they are known
             own = target_terms(own_prob, own_weight, own_prior, own_x0, terms, options)
@@ -224,21 +198,19 @@ def loss_kernel(
         reference = reference_from(own_x)
         empty = empty_sums(rows, dtype, DENSE, SMOOTH_OVER == UNMASKED, KL_DIV, WITH_STATS, LANES)
         if STAGE == "whole":
-            tile = span_from(first, tl.arange(0, BLOCK)[None, :], count)
+            tile = tile_of(part, 0, BLOCK)
             x0 = given_at(rows, tile, EDGES)
             x = transformed(rows, tile, x0, options)
             sums = sums_of_tile(empty, rows, x0, x, tile, reference, terms, options, LANES, WIDTH)
         elif STAGE == "combine":
             sums = load_sums(empty, parts, rows, N, PARTS)
         else:
-            end_read = tl.where(any_of(rows.read), end, 0)
+            end_read = tl.where(any_of(rows.read), part.end, 0)
             sums = sums_between(
                 empty,
                 rows,
-                first,
-                begin,
+                part,
                 end_read,
-                count,
                 reference,
                 terms,
                 options,
@@ -330,18 +302,14 @@ def loss_kernel(
             )
         if STAGE == "whole":
             # From begin, which is 0: these numbers are made anew, not kept in registers till here.
-            tile = span_from(first, begin + tl.arange(0, BLOCK)[None, :], count)
+            tile = tile_of(part, part.begin, BLOCK)
             write_gradient(
                 pointers, grad_stride, rows, x0, x, tile, grad, options, READ_UNUSED, EDGES
             )
         else:
-            for start in range(begin, end, BLOCK):
-                tile = span_from(first, start + tl.arange(0, BLOCK)[None, :], count)
-                x0 = given_at(rows, tile, EDGES)
-                x = transformed(rows, tile, x0, options)
-                write_gradient(
-                    pointers, grad_stride, rows, x0, x, tile, grad, options, READ_UNUSED, EDGES
-                )
+            write_gradient_between(
+                pointers, grad_stride, rows, part, grad, options, READ_UNUSED, EDGES, BLOCK
+            )
         if not DENSE:
             tl.debug_barrier()  # it replaces what has been written there
             of_own = of_own.to(grad_logits.dtype.element_ty)

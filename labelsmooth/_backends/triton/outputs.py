@@ -1,9 +1,10 @@
-"""What the kernel writes of the rows of a program, from their statistics."""
+"""What the kernel writes of the rows of a program, from their statistics; and reads again for their
+gradient."""
 
 import triton
 import triton.language as tl
 
-from .row_math import finite_or_zero, weighted
+from .row_math import RowStats, RowTerms, finite_or_zero, weighted
 from .row_part import RowPart, empty_part, invalid_part, row_part, select_part, store_part
 
 
@@ -15,6 +16,20 @@ def store_loss(loss, row_stats, N, rows, row_losses, stats, terms):
     tl.store(row_stats + N, stats.sum_exp, mask=rows.inside)
     tl.store(row_stats + 2 * N, terms.mass, mask=rows.inside)
     tl.store(row_stats + 3 * N, terms.beta, mask=rows.inside)
+
+
+@triton.jit
+def load_stats(row_stats, N, rows):
+    shift = tl.load(row_stats + rows.index, mask=rows.inside, other=0.0)
+    sum_exp = tl.load(row_stats + N + rows.index, mask=rows.inside, other=1.0)
+    return RowStats(shift, sum_exp, tl.zeros_like(shift))
+
+
+@triton.jit
+def load_terms(row_stats, N, rows, kappa):
+    mass = tl.load(row_stats + 2 * N + rows.index, mask=rows.inside, other=0.0)
+    beta = tl.load(row_stats + 3 * N + rows.index, mask=rows.inside, other=0.0)
+    return RowTerms(beta, kappa, mass)
 
 
 @triton.jit

@@ -1,8 +1,8 @@
-"""The rows of a program: where they lie, their target, and tiles of what is known of their classes.
+"""The rows of a program: where they lie, and their target.
 
-What is known of rows stands in columns (ROWS, 1), of a single row in scalars; what is known of
-classes in lines (1, BLOCK); tiles are (ROWS, BLOCK). Matrices are (outer, C, inner), as in
-csrc/kernels.h, and row = outer index * inner + position. Offsets have 64 bits.
+What is known of rows stands in columns (ROWS, 1), of a single row in scalars. Matrices are
+(outer, C, inner), as in csrc/kernels.h, and row = outer index * inner + position. Offsets have 64
+bits.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .row_math import ClassSums, transform_logit, unless_masked, weighted
+from .row_math import weighted
 
 
 class Rows(NamedTuple):
@@ -43,16 +43,6 @@ class Rows(NamedTuple):
     class_coef: tl.tensor
 
 
-class Span(NamedTuple):
-    """Some classes of the rows: those of a tile, or the target's."""
-
-    c: tl.tensor
-    inside: tl.tensor  # it is one
-
-
-# ---- arguments -----------------------------------------------------------------------------------
-
-
 @triton.jit
 def nothing():
     """Stands for None in a tuple that a function returns: Triton 3.6 makes tensors of all in it."""
@@ -65,39 +55,6 @@ def scalar(value, IN_MEMORY: tl.constexpr, dtype: tl.constexpr):
         return tl.load(value)
     else:  # noqa: RET505
         return tl.full((), value, dtype)
-
-
-@triton.jit
-def row_max(tile):
-    if tile.shape[0] == 1:
-        return tl.max(tile)
-    else:  # noqa: RET505
-        return tl.max(tile, 1, keep_dims=True)
-
-
-@triton.jit
-def any_of(rows):
-    """A scalar, of a condition on rows."""
-    if rows.type.is_block():
-        return tl.max(rows.to(tl.int32)) > 0
-    else:  # noqa: RET505
-        return rows
-
-
-@triton.jit
-def row_min(tile):
-    if tile.shape[0] == 1:
-        return tl.min(tile)
-    else:  # noqa: RET505
-        return tl.min(tile, 1, keep_dims=True)
-
-
-@triton.jit
-def row_sum(tile):
-    if tile.shape[0] == 1:
-        return tl.sum(tile)
-    else:  # noqa: RET505
-        return tl.sum(tile, 1, keep_dims=True)
 
 
 @triton.jit
@@ -199,136 +156,40 @@ def rows_of_program(
     )
 
 
-# ---- reading -------------------------------------------------------------------------------------
+# ---- over the classes ----------------------------------------------------------------------------
 
 
 @triton.jit
-def accumulated(x):
-    if x.dtype == tl.float64:
-        return x
+def row_max(tile):
+    if tile.shape[0] == 1:
+        return tl.max(tile)
     else:  # noqa: RET505
-        return x.to(tl.float32)
+        return tl.max(tile, 1, keep_dims=True)
 
 
 @triton.jit
-def uniform(rows, dtype: tl.constexpr):
-    return 1 / tl.full((), rows.all_classes, dtype)
-
-
-@triton.jit
-def span_from(first, k, count):
-    return Span(first + k, k < count)
-
-
-@triton.jit
-def own_span(rows, begin, end):
-    """The target's class, if it is one of those."""
-    return Span(rows.target, (rows.target >= begin) & (rows.target < end))
-
-
-@triton.jit
-def first_aligned(rows, WIDTH: tl.constexpr):
-    """The first class whose logit lies on 16 bytes."""
-    size: tl.constexpr = 16 // WIDTH
-    return (-(rows.logits.to(tl.int64) // size) & (WIDTH - 1)).to(tl.int32)
-
-
-@triton.jit
-def edges_of(rows, first, end, begins, ends, LANES: tl.constexpr, WIDTH: tl.constexpr):
-    """The classes before the first aligned one, if `begins`, and from end on, if `ends`: fewer
-    than WIDTH each. One in a lane."""
-    k = tl.arange(0, LANES)[None, :]
-    c = tl.where(k < WIDTH, k, end + k - WIDTH)
-    return Span(c, tl.where(k < WIDTH, begins & (c < first), ends & (c < rows.classes)))
-
-
-@triton.jit
-def given_at(rows, span, ALIGNED: tl.constexpr = False):
-    """The logits as they were given; 0 beyond the span. ALIGNED: a tile that begins on 16 bytes,
-    which its strides alone do not say."""
-    pointers = rows.logits + span.c.to(tl.int64) * rows.logits_stride
-    if ALIGNED:
-        pointers = tl.multiple_of(pointers, [16, 16])
-    return accumulated(tl.load(pointers, mask=rows.read & span.inside, other=0.0))
-
-
-@triton.jit
-def transformed(rows, span, x0, options):
-    return tl.where(span.inside, transform_logit(x0, options), float("-inf"))
-
-
-@triton.jit
-def target_probs_at(rows, span, dtype: tl.constexpr):
-    pointers = rows.probs + span.c.to(tl.int64) * rows.target_stride
-    return tl.load(pointers, mask=rows.inside & span.inside, other=0.0).to(dtype)
-
-
-@triton.jit
-def of_classes(vector, constant, span):
-    """The constant where there is no vector."""
-    if vector.dtype.is_ptr():
-        return tl.load(vector + span.c, mask=span.inside, other=0.0)
+def row_min(tile):
+    if tile.shape[0] == 1:
+        return tl.min(tile)
     else:  # noqa: RET505
-        return tl.where(span.inside, constant, 0.0)
+        return tl.min(tile, 1, keep_dims=True)
 
 
 @triton.jit
-def class_coef_at(rows, span, dtype: tl.constexpr):
-    """v_c, beyond the last class too: where there are no vectors it is one number."""
-    if rows.class_coef.dtype.is_ptr():
-        return of_classes(rows.class_coef, 0.0, span)
+def row_sum(tile):
+    if tile.shape[0] == 1:
+        return tl.sum(tile)
     else:  # noqa: RET505
-        return uniform(rows, dtype)
+        return tl.sum(tile, 1, keep_dims=True)
 
 
 @triton.jit
-def spread_coef_at(rows, span, x0, options):
-    """v_c, 0 where it is masked."""
-    return unless_masked(class_coef_at(rows, span, x0.dtype), x0, options)
-
-
-@triton.jit
-def first_read(rows):
-    """A class of each row that differences may be taken to: its target's, or 0."""
-    if rows.class_offset.dtype == tl.int1:
-        return rows.target
+def any_of(rows):
+    """A scalar, of a condition on rows."""
+    if rows.type.is_block():
+        return tl.max(rows.to(tl.int32)) > 0
     else:  # noqa: RET505
-        return tl.maximum(rows.target, 0)
-
-
-@triton.jit
-def vectors_of_target(rows, dtype: tl.constexpr):
-    """t_y, w_y and u_y, where the target is one class; 0 where that is elsewhere."""
-    t = tl.zeros_like(rows.index).to(dtype) + 1
-    w = t
-    u = tl.zeros_like(t) + uniform(rows, dtype)
-    if rows.probs.dtype.is_ptr():
-        pass
-    elif rows.class_offset.dtype == tl.int1:
-        if rows.prior.dtype.is_ptr():
-            w = tl.load(rows.weight + rows.target)
-            u = tl.load(rows.prior + rows.target)
-    else:
-        here = rows.target >= 0
-        t = tl.where(here, 1.0, tl.zeros_like(t))
-        w = t
-        u = tl.where(here, u, 0.0)
-        if rows.prior.dtype.is_ptr():
-            w = tl.load(rows.weight + rows.target, mask=here, other=0.0)
-            u = tl.load(rows.prior + rows.target, mask=here, other=0.0)
-    return t, w, u
-
-
-@triton.jit
-def class_sums_of(class_sums, rows, dtype: tl.constexpr):
-    if class_sums is None:
-        log_prior = -tl.log(tl.full((), rows.all_classes, dtype))
-        share = tl.full((), 1.0, dtype)
-        if rows.class_offset.dtype != tl.int1:
-            share = rows.classes * uniform(rows, dtype)
-        return ClassSums(share, share * log_prior, share)
-    else:  # noqa: RET505
-        return ClassSums(tl.load(class_sums), tl.load(class_sums + 1), 1.0)
+        return rows
 
 
 # ---- of rows that count -------------------------------------------------------------------------

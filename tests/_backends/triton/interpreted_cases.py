@@ -23,7 +23,7 @@ from labelsmooth._backends import native
 from labelsmooth._backends.linear import sizes
 from labelsmooth._backends.triton import call, kernels, ops
 from labelsmooth._backends.triton.plan import Gpu, Tile
-from labelsmooth._backends.triton.rows import accumulated
+from labelsmooth._backends.triton.reading import accumulated
 from labelsmooth._call.problem import Inputs, Options
 
 # numpy warns of the infinities that a kernel means to make.
