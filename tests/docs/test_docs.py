@@ -3,6 +3,7 @@ that they name are there."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -84,3 +85,15 @@ def test_the_tests_that_are_named_are_there(page: str) -> None:
     for name in named:
         found = (ROOT / "tests" / name).is_file() if "/" in name else name in files
         assert found or (ROOT / name).is_file(), name
+
+
+def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn from the results, and those of the pages are drawn."""
+    pytest.importorskip("matplotlib")
+    pictures = importlib.import_module("benchmarks.pictures")
+    names = {path.name for path in pictures.IMAGES.glob("*.png")}
+    monkeypatch.setattr(pictures, "IMAGES", tmp_path)
+    pictures.main()
+    drawn = {path.name for path in tmp_path.iterdir() if path.read_bytes()[:4] == b"\x89PNG"}
+    assert drawn == {"time.png", "memory.png"}
+    assert drawn <= names
