@@ -10,7 +10,7 @@ from .reading import (
     of_classes,
     spread_coef_at,
     target_probs_at,
-    tile_of,
+    tile_at,
     transformed,
 )
 from .row_math import GradTerms, logit_grad, soft_coef, transform_slope, weighted
@@ -93,7 +93,7 @@ def write_gradient_between(
 ):
     """Of the part's tiles."""
     for start in range(part.begin, part.end, BLOCK):
-        tile = tile_of(part, start, BLOCK)
+        tile = tile_at(part, start, BLOCK)
         x0 = given_at(rows, tile, ALIGNED)
         x = transformed(rows, tile, x0, options)
         write_gradient(pointers, stride, rows, x0, x, tile, grad, options, READ_UNUSED, ALIGNED)

@@ -23,7 +23,7 @@ from .reading import (
     given_at,
     own_span,
     part_of_program,
-    tile_of,
+    tile_at,
     transformed,
     uniform,
     vectors_of_target,
@@ -198,7 +198,7 @@ def loss_kernel(
         reference = reference_from(own_x)
         empty = empty_sums(rows, dtype, DENSE, SMOOTH_OVER == UNMASKED, KL_DIV, WITH_STATS, LANES)
         if STAGE == "whole":
-            tile = tile_of(part, 0, BLOCK)
+            tile = tile_at(part, 0, BLOCK)
             x0 = given_at(rows, tile, EDGES)
             x = transformed(rows, tile, x0, options)
             sums = sums_of_tile(empty, rows, x0, x, tile, reference, terms, options, LANES, WIDTH)
@@ -302,7 +302,7 @@ def loss_kernel(
             )
         if STAGE == "whole":
             # From begin, which is 0: these numbers are made anew, not kept in registers till here.
-            tile = tile_of(part, part.begin, BLOCK)
+            tile = tile_at(part, part.begin, BLOCK)
             write_gradient(
                 pointers, grad_stride, rows, x0, x, tile, grad, options, READ_UNUSED, EDGES
             )

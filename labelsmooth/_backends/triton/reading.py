@@ -47,7 +47,7 @@ def uniform(rows, dtype: tl.constexpr):
 
 
 @triton.jit
-def tile_of(part, start, BLOCK: tl.constexpr):
+def tile_at(part, start, BLOCK: tl.constexpr):
     k = start + tl.arange(0, BLOCK)[None, :]
     return Span(part.first + k, k < part.count)
 

@@ -14,7 +14,7 @@ from .reading import (
     of_classes,
     spread_coef_at,
     target_probs_at,
-    tile_of,
+    tile_at,
     transformed,
     uniform,
 )
@@ -189,7 +189,7 @@ def sums_between(
     """Of the part's tiles before `end`."""
     sums = empty
     for start in tl.range(part.begin, end, BLOCK, num_stages=STAGES):
-        span = tile_of(part, start, BLOCK)
+        span = tile_at(part, start, BLOCK)
         x0 = given_at(rows, span, ALIGNED)
         x = transformed(rows, span, x0, options)
         of_tile = sums_of_tile(empty, rows, x0, x, span, reference, terms, options, LANES, WIDTH)
