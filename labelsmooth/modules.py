@@ -273,9 +273,8 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
         normalizer: Tensor | float | None = None,
         row_weight: Tensor | None = None,
     ) -> Result:
-        """The loss. ``row_weight``, one real number a row, multiplies each row's loss; "mean" then
-        divides by the sum of both weights' products. A row of weight 0 counts nothing, whatever it
-        holds. ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
+        """The loss; ``normalizer`` and ``row_weight`` are those of
+        :meth:`FusedLabelSmoothingLoss.forward`."""
         weight, group = getattr(self.linear, "weight", None), self.process_group
         with together(functional.group_of(weight, group, of_weight=True), hidden):
             check_is_its_weight("linear", self.linear)
