@@ -5,7 +5,8 @@
 
 #include "../kernels.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(LABELSMOOTH_BASELINE_ONLY)
+#define LABELSMOOTH_X86_SETS
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -17,7 +18,7 @@ namespace labelsmooth::cpu {
   namespace isa {                                                            \
   void process_rows(const LossProblem& problem, int64_t begin, int64_t end); \
   }
-#if defined(__x86_64__)
+#if defined(LABELSMOOTH_X86_SETS)
 LABELSMOOTH_DECLARE(avx512_bf16)
 LABELSMOOTH_DECLARE(avx512)
 LABELSMOOTH_DECLARE(avx2)
@@ -42,7 +43,7 @@ struct InstructionSet {
 #endif
 
 InstructionSet choose() {
-#if defined(__x86_64__)
+#if defined(LABELSMOOTH_X86_SETS)
   unsigned eax, ebx, ecx = 0, edx;
   __get_cpuid(1, &eax, &ebx, &ecx, &edx);  // clang 14 knows no name for f16c
   const bool avx2 =
@@ -57,7 +58,7 @@ InstructionSet choose() {
   const bool neon_bf16 = false;
 #endif
   const InstructionSet sets[] = {// best first
-#if defined(__x86_64__)
+#if defined(LABELSMOOTH_X86_SETS)
                                  {"avx512_bf16", avx512_bf16, avx512_bf16::process_rows},
                                  {"avx512", avx512, avx512::process_rows},
                                  {"avx2", avx2, avx2::process_rows},
