@@ -16,8 +16,8 @@ ifneq ($(VENV),)
   export PATH := $(BIN):$(PATH)
 endif
 
-.PHONY: help build bench gpu test integrations ctest platforms docs fuzz lint tidy format sanitize
-.PHONY: sanitize-short wheel wheel-check wheel-matrix sdist manylinux clean
+.PHONY: help build bench examples gpu test integrations ctest platforms docs fuzz lint tidy format
+.PHONY: sanitize sanitize-short wheel wheel-check wheel-matrix sdist manylinux clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,13 @@ bench: build  ## benchmark the loss, alone and with the projection, then train t
 	$(BIN)/python -m benchmarks linear --quick
 	$(BIN)/python examples/train_large_vocab.py
 	$(BIN)/python examples/mixup.py
+	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 examples/tensor_parallel.py
+
+# The Trainer's example needs transformers, which is among the integrations.
+examples: $(VENV)/integrations.stamp  ## run all examples, in full
+	for example in gap_figure train_large_vocab fused_projection mixup distillation trainer; do \
+	  $(BIN)/python examples/$$example.py || exit; \
+	done
 	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 examples/tensor_parallel.py
 
 gpu:  ## with a GPU: a verdict in ten minutes; VENV= takes PYTHON as it is, WHEEL=path a wheel
