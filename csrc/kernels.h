@@ -49,8 +49,8 @@ struct LossProblem {
   int64_t rows = 0;  // N = outer * inner
   int64_t classes = 0;
   int64_t inner = 1;
-  // The classes are those from class_offset on of all_classes (C), which targets name: a rank has a
-  // part of each row.
+  // A rank has a part of each row: `classes` from class_offset on, of all_classes (C), which
+  // targets name.
   int64_t class_offset = 0;
   int64_t all_classes = 0;
 
@@ -67,8 +67,8 @@ struct LossProblem {
   int64_t ignore_index = -100;       // a row whose classes are all this one counts nothing
   const void* row_weight = nullptr;  // (N,), accumulate dtype; nullptr: 1
 
-  // In the accumulate dtype. nullptr: w_c = 1, u_c = 1/C and v_c = 1/C. They point to the first
-  // class of this part; of weight and prior those of the other parts lie before and behind it.
+  // In the accumulate dtype. nullptr: w_c = 1, u_c = 1/C and v_c = 1/C. They point to this part's
+  // first class; weight and prior have the other parts' before and behind.
   const void* weight = nullptr;
   const void* prior = nullptr;
   const void* class_coef = nullptr;
@@ -81,19 +81,18 @@ struct LossProblem {
   int64_t grad_loss_stride = 0;
   const void* denominator = nullptr;  // one value, accumulate dtype
 
-  // A call that writes the parts of the rows, a RowPart's for_fields, (fields, N) in the accumulate
-  // dtype, and none of what follows.
+  // A call that writes the rows' parts, a RowPart's for_fields, (fields, N) in the accumulate
+  // dtype, and none of the outputs below.
   void* parts = nullptr;
-  // All ranks' parts of the rows, for combine: those of a rank lie rank_stride behind those of the
-  // one before.
+  // All ranks' parts, for combine, rank_stride apart.
   const void* ranks_parts = nullptr;
   int64_t ranks = 1;
   int64_t rank_stride = 0;
 
   bool with_stats = false;  // lse, nll and predicted are wanted, or what a part has of them
 
-  // (N,) each, in the accumulate dtype. Forward writes them, backward reads those of the rows.
-  void* loss = nullptr;  // nullptr: this call is a backward, or makes parts
+  // (N,) each, in the accumulate dtype. Forward writes them, backward reads row_*.
+  void* loss = nullptr;  // nullptr: a backward call, or one that makes parts
   void* row_shift = nullptr;
   void* row_sum_exp = nullptr;
   void* row_mass = nullptr;
@@ -106,7 +105,7 @@ struct LossProblem {
   Workers workers = nullptr;  // on the CPU, share the blocks of a row; nullptr: the caller alone
 };
 
-// Whether a row's sums are to be made: not in a backward call, which finds them.
+// Not in a backward call, which finds its rows' sums.
 LABELSMOOTH_HD bool makes_sums(const LossProblem& problem) { return problem.loss || problem.parts; }
 
 // Where the k-th class of a row's target lies.
@@ -118,22 +117,20 @@ LABELSMOOTH_HD int64_t entry_of(const Problem& problem, int64_t row, int64_t k) 
 
 namespace cpu {
 
-// A row is summed, and may be shared out, in blocks of so many classes.
+// A row is summed in blocks of so many classes.
 constexpr int64_t block_classes = 4096;
-// Rows of so many classes and more may be shared out among workers, by blocks.
+// Of rows of so many and more, workers may share the blocks.
 constexpr int64_t classes_to_share = 1 << 16;
 
-// Rows [begin, end) of a problem, one after another, by the best instruction set that this machine
-// has.
+// Rows [begin, end), with the instruction set in use.
 void process_rows(const LossProblem& problem, int64_t begin, int64_t end);
 
-// The loss and what else forward writes, from all ranks' parts of the rows. Where the target of a
-// row is no class on some rank, loss and gradient are NaN.
+// What forward writes, from all ranks' parts. Of a row whose target is no class on some rank, loss
+// and gradient are NaN.
 void combine_rows(const LossProblem& problem, int64_t begin, int64_t end);
 
 // The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline", on aarch64 "neon_bf16"
-// or "neon"; LABELSMOOTH_CPU forces one. Throws std::runtime_error where that names none that this
-// machine has.
+// or "neon"; LABELSMOOTH_CPU forces one. Throws std::runtime_error if this machine lacks it.
 const char* instruction_set();
 
 }  // namespace cpu
@@ -142,8 +139,8 @@ const char* instruction_set();
 // cudaStream_t.
 namespace cuda {
 
-// As CUDA counts, 13000 for 13.0: the runtime that is built in, and the newest that the driver
-// serves (0: no driver).
+// As CUDA counts, 13000 for 13.0: the runtime built in, and the newest that the driver serves (0:
+// no driver).
 int runtime_version();
 int driver_version();
 
@@ -153,14 +150,13 @@ const char* error_string(int error);
 // What run() needs beside the problem's own memory, on the current device.
 int64_t workspace_bytes(const LossProblem& problem);
 
-// A whole call: class_coef, class_sums and the denominator, which are made from weight, prior and
-// target in the workspace; the rows; and `reduced_loss`, unless that is nullptr. A `normalizer`
-// (one value, accumulate dtype) takes the denominator's place.
+// A whole call: class_coef, class_sums and the denominator, made in the workspace from weight,
+// prior and target; the rows; and `reduced_loss`, unless nullptr. A `normalizer` (one value,
+// accumulate dtype) takes the denominator's place.
 int run(const LossProblem& problem, Reduction reduction, const void* normalizer, void* reduced_loss,
         void* workspace, void* stream);
 
-// As run(), of a problem that has all ranks' parts of the rows: the loss and what else forward
-// writes, without the logits.
+// As run(), from all ranks' parts instead of the logits.
 int combine(const LossProblem& problem, Reduction reduction, const void* normalizer,
             void* reduced_loss, void* workspace, void* stream);
 

@@ -1,4 +1,4 @@
-// Rows of which every rank has a part: what forward writes of them, from all ranks' parts.
+// What forward writes of rows, from all ranks' parts.
 #pragma once
 
 #include "kernels.h"
@@ -14,7 +14,7 @@ class RankRows {
         options_(options),
         uniform_(T(1) / static_cast<T>(problem.all_classes)) {}
 
-  // Of a row whose target is, or begins with, class y; its target_prior is u_y.
+  // u_y: the target_prior of a row whose target is, or begins with, class y.
   LABELSMOOTH_HD T prior_of(int64_t y) const {
     return problem_.prior ? static_cast<const T*>(problem_.prior)[y - problem_.class_offset]
                           : uniform_;

@@ -5,23 +5,23 @@
 // u_c, where the weights are the target's alone), coef_c = beta v_c + kappa w_c t_c, their sum the
 // mass, and p_c = exp(x_c - lse):
 //
-//     loss       = sum_c coef_c (lse - x_c) = mass lse - beta sum_c v_c x_c - kappa sum_c w_c t_c x_c
+//     loss       = sum_c coef_c (lse - x_c)
+//                = mass lse - beta sum_c v_c x_c - kappa sum_c w_c t_c x_c
 //     dloss/dx_c = mass p_c - coef_c
 //
-// So a row is read for a sum of exponentials and sum_c v_c x_c, beside what its target asks for:
-// one class y (t_y = 1), a few classes, or all. The sums form a monoid (RowStats, combine) that is
-// the same for a SIMD lane, a warp, a block, a cluster and a rank. Every difference is taken to a
-// logit of the row, so that a large common offset costs no digits.
+// So a row is read for a sum of exponentials, sum_c v_c x_c and what its target asks for: one class
+// y (t_y = 1), a few, or all. The sums form a monoid (RowStats, combine), the same for a SIMD lane,
+// a warp, a block, a cluster and a rank. Every difference is taken to a logit of the row, so that a
+// large common offset costs no digits.
 //
-// Where masked classes are left out of the smoothing, the sums over classes are those of each row's
-// unmasked ones, and so are beta and the mass.
+// Where the smoothing leaves masked classes out, sums over classes, beta and mass are those of each
+// row's unmasked ones.
 //
 // A term of coefficient 0 is 0 whatever it multiplies: a logit of -inf, or the weight of a class
 // that no row uses, infinite (1 over its count) or NaN.
 //
-// T is float or double, or a SIMD vector of them, for which exp, log, tanh, max and select are
-// overloaded: its lanes hold classes of one row, or rows. S is float or double: what all rows
-// share.
+// T is float or double, or a SIMD vector of them with overloads of what scalar_math.h has: its
+// lanes hold classes of one row, or rows. S is float or double: what all rows share.
 #pragma once
 
 #include "scalar_math.h"
@@ -36,9 +36,9 @@ struct LossOptions {
   T lse_square_scale = 0;
   T logit_scale = 1;
   T softcap = 0;  // 0: none
-  T lowest = 0;   // the lowest finite number of the logits' dtype: they are masked from there down
+  T lowest = 0;   // lowest finite number of the logits' dtype: from there down they are masked
   SmoothOver smooth_over = SmoothOver::all;
-  bool weight_over_target = false;  // weight_over="target"
+  bool weight_over_target = false;
   bool kl_div = false;
   bool from_log_probs = false;
 
@@ -46,7 +46,7 @@ struct LossOptions {
   LABELSMOOTH_HD bool over_unmasked() const { return smooth_over == SmoothOver::unmasked; }
 };
 
-// Sums over the classes: of a call, or of a row where they are over its unmasked ones.
+// Sums over a call's classes, or over a row's unmasked ones.
 template <class T>
 struct ClassSums {
   T coef;      // V = sum_c v_c
@@ -54,20 +54,19 @@ struct ClassSums {
   T prior;     // sum_c u_c
 };
 
-// x where it is finite, else 0: a point that differences may be taken to.
+// A point that differences may be taken to.
 template <class T>
 LABELSMOOTH_HD T finite_or_zero(T x) {
   return select(x - x == T(0), x, T(0));
 }
 
-// A point that a row's differences may be taken to, from a logit that may be a mask: beside that
-// the others would lose all their digits.
+// The same from a logit that may be a mask, beside which the others would lose all their digits.
 template <class T>
 LABELSMOOTH_HD T reference_from(T x) {
   return finite_or_zero(select(x > T(-30000), x, T(0)));
 }
 
-// coef * x, where a coefficient of 0 contributes 0 even if x is infinite or NaN.
+// coef * x, but 0 where coef is 0, whatever x.
 template <class T>
 LABELSMOOTH_HD T weighted(T coef, T x) {
   return select(coef == T(0), T(0), coef * x);
@@ -118,7 +117,7 @@ LABELSMOOTH_HD T transform_slope(T x, const LossOptions<S>& options) {
 
 // ---- classes ------------------------------------------------------------------------------------
 
-// v_c, for the classes that anything is spread over.
+// v_c; 0 where nothing is smoothed.
 template <class T, class S>
 LABELSMOOTH_HD T coef_of_class(T weight, T prior, const LossOptions<S>& options) {
   const T spread = T(options.label_smoothing) > 0 ? prior : T(0);
@@ -132,8 +131,7 @@ LABELSMOOTH_HD T coef_log_of_class(T coef, T prior) {
   return weighted(coef, log(prior));
 }
 
-// v_c or u_c of a class by its logit x0, as it was given: 0 where masked classes are left out and
-// it is one.
+// v_c or u_c of a class, by its logit as it was given.
 template <class T, class S>
 LABELSMOOTH_HD T unless_masked(T value, T x0, const LossOptions<S>& options) {
   return options.over_unmasked() ? select(x0 > T(options.lowest), value, T(0)) : value;
@@ -153,7 +151,7 @@ LABELSMOOTH_HD T soft_nll(T prob, T lse, T x) {
 
 // ---- row statistics -----------------------------------------------------------------------------
 
-// Of a part of a row. `spread_dot` is taken to a reference logit that all parts of the row share.
+// Of a part of a row; all parts share the reference.
 template <class T>
 struct RowStats {
   T shift;       // the maximum, or a point near it
@@ -166,14 +164,13 @@ LABELSMOOTH_HD RowStats<T> empty_stats() {
   return {-infinity<T>(), T(0), T(0)};
 }
 
-// Two parts of a row whose exponentials are taken from the same point.
+// Two parts whose exponentials are taken from the same point.
 template <class T>
 LABELSMOOTH_HD RowStats<T> add(const RowStats<T>& a, const RowStats<T>& b) {
   return {a.shift, a.sum_exp + b.sum_exp, a.spread_dot + b.spread_dot};
 }
 
-// Two parts of a row, each taken from a point of its own. An empty part, or one whose logits are
-// all -inf, adds nothing.
+// Two parts, each taken from a point of its own. An empty one, or one of -inf alone, adds nothing.
 template <class T>
 LABELSMOOTH_HD RowStats<T> combine(const RowStats<T>& a, const RowStats<T>& b) {
   const T shift = max(a.shift, b.shift);
@@ -276,7 +273,7 @@ LABELSMOOTH_HD T target_entropy(const TargetTerms<T>& target) {
 
 // ---- gradient -----------------------------------------------------------------------------------
 
-// What the gradient of a row needs, scaled by the incoming gradient.
+// All but `shift` scaled by the incoming gradient.
 template <class T>
 struct GradTerms {
   T shift, exp_scale, beta, kappa, scale;
@@ -298,7 +295,7 @@ LABELSMOOTH_HD GradTerms<T> grad_terms(const RowStats<T>& stats, const RowTerms<
   return grad;
 }
 
-// dloss/dx_c = mass p_c - coef_c, from exp(x_c - shift); coef is scaled as grad is.
+// dloss/dx_c, from exp(x_c - shift); coef is scaled as grad is.
 template <class T, class S>
 LABELSMOOTH_HD T logit_grad(T exp_x, T coef, const GradTerms<S>& grad) {
   return T(grad.exp_scale) * exp_x - coef;

@@ -1,5 +1,5 @@
-// A row in parts: what a rank knows of it from the classes that it has, and the row from all ranks'
-// parts. Names and mathematics are those of row_math.h.
+// A row in parts: what a rank knows of it from its classes, and the row from all ranks' parts.
+// Names and mathematics are those of row_math.h.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,8 @@
 
 namespace labelsmooth {
 
-// What a rank knows of a row from the classes it has. Sums are taken to a point of its own, its
-// finite_or_zero(shift); `coef` sums leave out what is spread where masked classes are left out,
-// for beta is known only when all ranks' classes are.
+// Sums are taken to a point of the part's own, finite_or_zero(shift). Where the smoothing leaves
+// masked classes out, coef_c is the target's share alone: beta is known only from all ranks.
 template <class T>
 struct RowPart {
   T shift, sum_exp;                         // -infinity where the sum is 0
@@ -21,7 +20,7 @@ struct RowPart {
                                             // all, sums of t_c (x_c - point) and t_c
 };
 
-// use(field, member) for those that a call has, in the order in which they are sent.
+// use(field, member) for those that a call has, in the order they are sent in.
 template <class Part, class S, class Use>
 LABELSMOOTH_HD int for_fields(Part& part, const LossOptions<S>& options, bool with_stats,
                               const Use& use) {
@@ -40,8 +39,8 @@ LABELSMOOTH_HD int for_fields(Part& part, const LossOptions<S>& options, bool wi
   return field;
 }
 
-// From sums over the classes of this rank, taken to the reference; `target_dot` and `target_mass`
-// are what its classes of the target have of tau_c (x_c - reference) and tau_c.
+// From this rank's sums, taken to the reference; `target_dot` and `target_mass` are those of tau_c
+// (x_c - reference) and tau_c.
 template <class T, class S>
 LABELSMOOTH_HD RowPart<T> row_part(const RowStats<T>& stats, const RowTerms<T>& terms,
                                    const ClassSums<T>& classes, T target_dot, T target_mass,
@@ -79,8 +78,8 @@ LABELSMOOTH_HD RowPart<T> load_part(const T* parts, int64_t stride, const LossOp
   return part;
 }
 
-// A part of no classes, or of a row that is not read; and of one whose target is no class, on
-// whatever rank that is seen.
+// A part of no classes, or of a row that is not read; and of one whose target is no class,
+// whichever rank sees it.
 template <class T>
 LABELSMOOTH_HD RowPart<T> empty_part() {
   RowPart<T> part = {};
@@ -98,8 +97,8 @@ LABELSMOOTH_HD bool is_invalid(const RowPart<T>& part) {
   return part.sum_exp == T(-1);
 }
 
-// The part of rank 0, 1, ... is part_of(rank). Their order, and with it every bit of the result, is
-// the same on all ranks. The sums are taken to finite_or_zero(shift) of all.
+// In the order of ranks, so with the same bits on all of them. The sums are taken to
+// finite_or_zero(shift) of all.
 template <class T, class PartOf>
 LABELSMOOTH_HD RowPart<T> combine_ranks(int64_t ranks, const PartOf& part_of) {
   RowStats<T> stats = empty_stats<T>();
@@ -131,7 +130,7 @@ LABELSMOOTH_HD RowPart<T> combine_ranks(int64_t ranks, const PartOf& part_of) {
   return invalid ? invalid_part<T>() : row;
 }
 
-// ---- a row that is combined ----------------------------------------------------------------------
+// ---- a row that is combined --------------------------------------------------------------------
 
 template <class T>
 LABELSMOOTH_HD RowStats<T> stats_of(const RowPart<T>& row) {

@@ -12,7 +12,7 @@
 
 namespace labelsmooth {
 
-// The accumulate dtype: what elements of the logits' dtype are computed and summed up in.
+// The accumulate dtype: what logits are computed and summed up in.
 template <class Element>
 struct Accumulate {
   using type = float;

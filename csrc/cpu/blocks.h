@@ -1,5 +1,5 @@
-// The classes of a row in blocks, one after another or shared out among workers. What is summed is
-// summed by block, and the blocks' sums in their order: the same bits whoever made them.
+// The classes of a row in blocks, one after another or shared out among workers. Sums are made by
+// block, then of the blocks in order: the same bits whoever made them.
 #pragma once
 
 #include "typed_problem.h"
@@ -35,14 +35,14 @@ class Blocks {
   const int64_t count;
 
  private:
-  // Called as others are: of code that is compiled twice, inlined here and as a function there, one
-  // may fuse a product and a sum that the other rounds both.
+  // Called through a pointer as others are: an inlined copy of the work may fuse a product and a
+  // sum that the other copy rounds both.
   static void alone(int64_t count, Work work, const void* context) { work(context, 0, count); }
 
   const Workers workers_;
 };
 
-// ---- copies of a row whose classes lie apart ------------------------------------------------------
+// ---- copies of a row whose classes lie apart ---------------------------------------------------
 
 template <class X>
 void gather(const Blocks& blocks, const X* source, int64_t stride, X* adjacent) {

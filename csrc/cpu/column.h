@@ -7,8 +7,8 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Sums over many classes are made of sums of few, which are added up in double, so that rounding
-// errors do not grow with the classes.
+// Sums over so many classes are added up in double, so that rounding errors do not grow with the
+// classes.
 constexpr int64_t few_classes = 32;
 template <class V>
 struct LaneSums {
@@ -17,11 +17,11 @@ struct LaneSums {
   V value() const { return V(__builtin_convertvector(lanes, typename V::Lanes)); }
 };
 
-// What the target is: one class, `plain` without class coefficients and masks; or probabilities, of
-// all classes or of a few, which the tile has for all.
+// The target: one class, `plain` without class coefficients and masks; or probabilities, of which
+// the tile has those of all classes.
 enum class Kind { plain, one_class, soft };
 
-// Loops take a copy of it, so that the compiler knows that no store changes its members.
+// Loops copy it, so that the compiler knows that no store changes its members.
 template <class Element, Kind kind>
 struct Column {
   static constexpr bool soft = kind == Kind::soft;
@@ -35,7 +35,7 @@ struct Column {
   const T* probs;
   const T* class_coef;
   const T* weight;
-  const Element* next;  // C vectors of elements to be fetched by and by, or nullptr
+  const Element* next;  // C vectors of elements to prefetch, or nullptr
   T uniform;
   LossOptions<T> options;
 
@@ -80,8 +80,8 @@ struct Column {
                            [&](V prob, V x) { return soft_nll(prob, lse, x - point); });
   }
 
-  // spread_dot is of beta v_c + kappa w_c t_c where the target is probabilities, and `mass` the sum
-  // of these; else of v_c, without what the one class has besides.
+  // Where the target is probabilities, spread_dot is of coef_c and `mass` their sum; else it is of
+  // v_c, without what the one class has besides.
   struct Sums {
     RowStats<V> stats;
     V mass;
@@ -113,7 +113,7 @@ struct Column {
     return {{shift, sum_exp.value(), coef_dot.value()}, coef_sum.value()};
   }
 
-  // The sum of v_c (x_c - point) without that of the target's class.
+  // The sum of v_c (x_c - point) over the other classes.
   V spread_dot_without(Index target, V point) const {
     return sum_over_classes([&](int64_t c) {
       const V x = logit(c), coef = spread_at(c, x);
@@ -121,7 +121,7 @@ struct Column {
     });
   }
 
-  // The class of the largest logit, the first of them, or of the first NaN.
+  // The class of the first largest logit, or of the first NaN.
   Index argmax(V largest) const {
     Index first = Index{}, first_nan = Index{} - 1;
     for (int64_t c = classes - 1; c >= 0; --c) {

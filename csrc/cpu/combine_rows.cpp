@@ -1,3 +1,4 @@
+// Rows of all ranks' parts (rank_rows.h), one after another.
 #include "../rank_rows.h"
 
 namespace labelsmooth::cpu {

@@ -28,8 +28,8 @@ class Entries {
     }
   }
 
-  // Classes that come twice make one entry. places_ tells where a class is, if it has come: there
-  // another row may have left anything, so the entry is asked whether it is that class's.
+  // Classes that come twice make one entry. places_[c] is where that of class c is, or what another
+  // row left there, so the entry is asked for its class.
   void open(int64_t row) {
     const LossProblem& untyped = problem_.untyped;
     count_ = 0;

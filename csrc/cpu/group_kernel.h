@@ -1,8 +1,8 @@
-// The CPU kernel for rows of not too many classes, adjacent in memory, whose target is one class:
-// as row_kernel.h, but what a row has to do once, sums across lanes, a logarithm and divisions, is
-// done for a group of rows at a time, a lane each.
+// The CPU kernel for rows of not too many adjacent classes, whose target is one: as row_kernel.h,
+// but what is done once a row, sums across lanes, a logarithm and divisions, is done for a group of
+// rows, a lane each.
 //
-// Rows that are not plain, those that must be read again among them, are left to row_kernel.h.
+// Rows that are not plain, or must be read again, are left to row_kernel.h.
 #pragma once
 
 #include "row_kernel.h"
@@ -11,8 +11,8 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Rows of fewer classes are faster in tiles (tile_kernel.h); in rows of more, their own work does
-// not show.
+// Rows of fewer classes are faster in tiles (tile_kernel.h); in rows of more, what is done once
+// does not show.
 constexpr int64_t fewest_in_group_row = 24;
 constexpr int64_t most_in_group_row = 4096;
 // The exponentials of a group stay in cache.
@@ -101,7 +101,7 @@ class GroupKernel {
     });
   }
 
-  // use(i, row) for the rows of a group.
+  // use(i, row)
   template <class Use>
   LABELSMOOTH_HD void for_rows(int64_t first, int64_t count, const Use& use) const {
     R row = row_;
@@ -159,7 +159,7 @@ class GroupKernel {
   const LossProblem& problem_;
   const TypedProblem<Element> typed_;
   const int64_t classes_;
-  R row_;  // whose exps and kept are those of the group's first row
+  R row_;  // with exps and kept of the group's first row
   int64_t stride_ = 0;
   RowKernel<Element, general, void, transformed> by_row_;
   Buffer<T> exps_, kept_;

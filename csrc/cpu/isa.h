@@ -1,9 +1,9 @@
-// The instruction sets that the CPU kernel is compiled for. A file that defines
-// LABELSMOOTH_AVX512_BF16, LABELSMOOTH_AVX512, LABELSMOOTH_AVX2, LABELSMOOTH_NEON_BF16 or, for what
-// every CPU of the architecture has, none of them includes this before vec.h; all that follows, up
-// to LABELSMOOTH_END_TARGET, is then compiled for that set, without a flag on the command line.
-// Headers of the standard library come first: a function of theirs that was compiled here for
-// AVX-512 could be the copy that the linker keeps for everybody.
+// The instruction sets that the CPU kernel is compiled for. A file defines LABELSMOOTH_AVX512_BF16,
+// LABELSMOOTH_AVX512, LABELSMOOTH_AVX2, LABELSMOOTH_NEON_BF16 or, for what every CPU of the
+// architecture has, none, and includes this before vec.h: what follows, up to
+// LABELSMOOTH_END_TARGET, is compiled for that set, without a flag. Headers of the standard library
+// come first: compiled here for AVX-512, a function of theirs could be the copy that the linker
+// keeps for all.
 #pragma once
 
 #include <cmath>

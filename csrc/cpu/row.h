@@ -13,7 +13,7 @@ constexpr int64_t prefetch_bytes = 4096;
 template <class T>
 struct RowSums {
   RowStats<T> stats;
-  T target_dot, target_sum;  // of w_c t_c, where they are probabilities of all classes
+  T target_dot, target_sum;  // of w_c t_c, with probabilities of all classes
   ClassSums<T> classes;      // of the unmasked classes, where that is asked for
 };
 
@@ -22,14 +22,14 @@ LABELSMOOTH_HD RowSums<T> empty_sums() {
   return {empty_stats<T>(), T(0), T(0), {T(0), T(0), T(0)}};
 }
 
-// Probabilities of all classes, of a dtype that is known when it runs.
+// Probabilities of a dtype known at run time.
 struct AnyFloat;
 
-// general: there are class coefficients, class weights or masks; else all v_c are 1/C. Probs: what
-// the target is where it is probabilities of all classes, else void. transformed: the logits are
+// general: there are class coefficients, class weights or masks; else all v_c are 1/C. Probs: the
+// target's dtype where it is probabilities of all classes, else void. transformed: the logits are
 // scaled or capped.
 //
-// Loops take a copy of it, so that the compiler knows that no store changes its members.
+// Loops copy it, so that the compiler knows that no store changes its members.
 template <class Element, bool general, class Probs, bool transformed>
 struct Row {
   using T = typename Accumulate<Element>::type;
@@ -104,15 +104,14 @@ struct Row {
     return general && weight ? weighted(probs, classes_at<whole>(weight, c, count)) : probs;
   }
 
-  // One more vector of classes in lanes of sums, all relative to `shift`, which are then to be
-  // finished.
+  // Adds a vector of classes to sums relative to `shift`, which are then to be finished.
   template <bool whole>
   LABELSMOOTH_HD void accumulate(RowSums<V>& sums, int64_t c, int64_t count, T shift) const {
     const V x0 = given_at<whole>(c, count);
     accumulate<whole>(sums, c, count, x0, transform(x0), shift);
   }
 
-  // Several, step by step: what does not wait for each other stands together.
+  // Several, step by step: independent work stands together.
   template <int several>
   LABELSMOOTH_HD void accumulate(RowSums<V> (&sums)[several], int64_t c, T shift) const {
     V x0[several], x[several];

@@ -5,8 +5,7 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Of classes [begin, end). `ahead`, if it is not nullptr, is the next row, of which the same
-// classes are fetched.
+// Of classes [begin, end); those of `ahead`, the next row or nullptr, are fetched.
 template <class R, class Element, class T>
 LABELSMOOTH_HD void write_gradient(const R& given_row, const GradTerms<T>& given_terms,
                                    int64_t begin, int64_t end, Element* grad,

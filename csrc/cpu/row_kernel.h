@@ -5,8 +5,8 @@
 //   loss        from the statistics (row_result.h)
 //   gradient    from the row, by now in cache, into grad_logits, which may be the row itself
 //
-// Rows whose classes are not adjacent in memory go through a buffer of one row. Whatever goes over
-// the classes goes by blocks, which workers may share.
+// Rows whose classes are not adjacent go through a buffer of one row. What goes over classes goes
+// by blocks, which workers may share.
 #pragma once
 
 #include "row_gradient.h"
@@ -16,8 +16,8 @@ namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
 // Up to here the gradient takes the exponentials that the statistics left in cache.
 constexpr int64_t kept_classes = 131072;
-// While a row's gradient is written, the next row is fetched, if it is short: the hardware's own
-// fetching, which ends at a page, does well with long ones.
+// While a row's gradient is written the next row is fetched, if it is this short: with longer ones
+// the hardware does well.
 constexpr int64_t read_ahead_bytes = 8192;
 
 template <class Element, bool general, class Probs, bool transformed>
@@ -58,7 +58,7 @@ class RowKernel {
  private:
   // ---- the row in hand --------------------------------------------------------------------------
 
-  // The row's elements, adjacent: in place, or copied into a buffer.
+  // In place, or copied into the buffer.
   template <class X>
   const X* adjacent(X* data, const Matrix& matrix, int64_t row,
                     Buffer<unsigned char>& buffer) const {

@@ -6,7 +6,7 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Of the row in hand, whatever that is: it refers to what the kernel has of it.
+// Of the row that the kernel has in hand, to which it refers.
 template <class Element, bool general, class Probs, bool transformed>
 class RowResult {
   using R = Row<Element, general, Probs, transformed>;

@@ -53,8 +53,8 @@ LABELSMOOTH_HD RowSums<typename R::V> short_sums(const R& row, int64_t classes,
   return row.finished(sums);
 }
 
-// Whether a sum of exponentials was taken from a point near the largest logit. If not, it has lost
-// digits, or is about to.
+// Whether a sum of exponentials was taken from near the largest logit. Else it has lost digits, or
+// is about to.
 template <class X>
 LABELSMOOTH_HD auto is_well_scaled(X sum_exp) {
   return (sum_exp > X(0.5f)) & (X(1e12f) > sum_exp);

@@ -23,8 +23,7 @@ struct Targets {
   }
   LABELSMOOTH_HD V if_it_counts(V value) const { return if_it_counts(value, counts); }
 
-  // Row by row: at(row) where its one class is here, else 0; and use(row, class, value of its
-  // lane).
+  // Row by row: at(row, class) where its one class is here, else 0; and use(row, class, value).
   template <class At>
   LABELSMOOTH_HD V gather(const At& at) const {
     T values[V::size];
@@ -47,7 +46,7 @@ struct Targets {
   };
 };
 
-// What is asked of a target that is one class, in all rows.
+// Of targets that are one class.
 template <class T>
 struct OneClass {
   using V = Vec<T>;
@@ -57,7 +56,7 @@ struct OneClass {
   typename V::Mask infinite() const { return ~(logit - logit == V(T(0))); }
 };
 
-// `count` elements of a vector of values in the accumulate dtype, one a row.
+// `count` values in the accumulate dtype, one a row.
 template <class T>
 LABELSMOOTH_HD Vec<T> load_rows(const void* values, int64_t row, int64_t count) {
   return load_as<T>(static_cast<const T*>(values) + row, count);
@@ -94,7 +93,7 @@ struct TargetClasses {
   }
 };
 
-// soft: it is probabilities, of all classes or of a few.
+// soft: probabilities, of all classes or of a few.
 template <bool soft, class Element>
 LABELSMOOTH_HD Targets<typename TypedProblem<Element>::T> targets_of(
     const TypedProblem<Element>& problem, int64_t row, int64_t count) {

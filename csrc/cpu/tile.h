@@ -7,9 +7,9 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Where a row's classes lie apart, a tile has this many rows if it then has no more than this many
-// elements: long runs of memory, but what stays in cache. With many classes it has fewer rows, and
-// more elements if it must. Where they are adjacent, one column is a long run.
+// Where a row's classes lie apart, a tile has rows_wanted, for long runs of memory, or fewer, so
+// that its elements stay in cache, but at least a column. Where they are adjacent, one column is a
+// long run.
 constexpr int64_t rows_wanted = 512;
 constexpr int64_t elements_wanted = 1 << 17;
 constexpr int64_t most_in_tile = 1 << 19;
@@ -114,7 +114,7 @@ class Tile {
       }
   }
 
-  // From the last classes to the first, and row after row: what a vector leaves in the next rows is
+  // From the last classes to the first, row after row: what a vector leaves in the next rows is
   // overwritten by what belongs there.
   void write_rows(Element* destination, int64_t stride, int64_t count) const {
     const T* source = logits;
@@ -134,7 +134,6 @@ class Tile {
       }
   }
 
-  // The place of a row's class in the tile.
   int64_t place_of(int64_t i, int64_t c) const {
     return i / V::size * V::size * classes_ + c * V::size + i % V::size;
   }

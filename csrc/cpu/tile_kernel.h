@@ -1,11 +1,10 @@
 // The CPU kernel where a lane is a row: for classes that lie apart in memory, (N, C, d1, ...), and
-// for few of them, for which a row's own work, sums across lanes and a logarithm, would be the
-// most.
+// for few, where what is done once a row, sums across lanes and a logarithm, would be the most.
 //
-// A tile is neighbouring rows with all their classes, in a buffer that stays in cache:
+// By tiles of rows (tile.h):
 //
-//   in      in long runs of memory (tile.h)
-//   column  a vector of rows: loss and gradient, which takes the place of the logits in the tile
+//   in      in long runs of memory
+//   column  a vector of rows: loss and gradient, which takes the logits' place
 //   out     as it came, into grad_logits, which may be the logits themselves
 #pragma once
 
@@ -13,8 +12,7 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Up to here rows whose classes are adjacent are turned into lanes, unless group_kernel.h takes
-// them.
+// Rows of so many adjacent classes are turned into lanes, unless group_kernel.h takes them.
 constexpr int64_t most_adjacent = 64;
 
 template <class Element, Kind kind>
@@ -36,9 +34,9 @@ class TileKernel {
         transform_(typed_.options),
         tile_(typed_, soft) {}
 
-  // Too many classes, and a tile would not stay in cache; those of a row that workers may share are
-  // no tile's. Masks are looked for in the logits as they were given, which a tile does not keep;
-  // and where they are left out, a part of a row has what is spread by itself.
+  // With too many classes a tile would not stay in cache; and rows that workers may share are no
+  // tile's. Masks are looked for in the logits as they were given, which a tile of transformed ones
+  // does not keep; and where masked classes are left out, a part has what is spread by itself.
   static bool takes(const LossProblem& problem) {
     const int64_t most = problem.logits.class_stride == 1 ? most_adjacent : most_in_tile / V::size;
     return problem.classes <= most && problem.classes < classes_to_share &&
@@ -218,7 +216,7 @@ class TileKernel {
     });
   }
 
-  // lse, nll and the class of the largest logit; the tile still holds the logits.
+  // The tile still holds the logits.
   void save_statistics(int64_t row, int64_t count, const Column& column, const Targets& targets,
                        const OneClass& one, const RowStats<V>& stats, V largest) const {
     const V lse = log_sum_exp_from(stats.shift, stats, typed_.options);
@@ -231,7 +229,7 @@ class TileKernel {
 
   // ---- a part of a row --------------------------------------------------------------------------
 
-  // Where the target is probabilities the sums hold all that the part has.
+  // Of probabilities the sums hold all that the part has.
   RowPart<V> part(const Column& column, const RowTerms<V>& terms, const Targets& targets,
                   const OneClass& one, const ClassSums<V>& classes, const RowStats<V>& stats,
                   V largest) const {
@@ -255,7 +253,6 @@ class TileKernel {
     return part;
   }
 
-  // Nothing of a row that is not read, and of one whose target is no class that.
   void save_part(int64_t row, int64_t count, const RowPart<V>& part, const Targets& targets) const {
     const Index unread = problem_.with_stats ? Index{} : ~targets.counts;
     V fields[12] = {};

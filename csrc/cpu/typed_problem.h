@@ -7,7 +7,7 @@ namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
 LABELSMOOTH_HD int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// A buffer that is made when it is first needed, and grows.
+// Made when it is first needed; grows.
 template <class T>
 class Buffer {
  public:
@@ -58,7 +58,7 @@ class TypedProblem {
   T row_weight_of(int64_t row) const { return row_weight ? row_weight[row] : T(1); }
   T& at(void* rows, int64_t row) const { return static_cast<T*>(rows)[row]; }
 
-  // What the k-th class of a row's target is called, and its t_c.
+  // The k-th class of a row's target, as named, and its t_c.
   int64_t target_of(int64_t row, int64_t k) const {
     return untyped.target[entry_of(untyped, row, k)];
   }

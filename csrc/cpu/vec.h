@@ -1,7 +1,7 @@
 // A thin SIMD type: one source, compiled once per instruction set.
 //
-// The namespace LABELSMOOTH_ISA keeps the copies apart (isa.h). Arithmetic is the compiler's own
-// vector extension; intrinsics stand only where that has no word for an instruction.
+// The namespace LABELSMOOTH_ISA keeps the copies apart (isa.h). Arithmetic is the compiler's vector
+// extension; intrinsics stand where that has no word for an instruction.
 #pragma once
 
 #include "isa.h"

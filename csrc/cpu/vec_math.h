@@ -120,8 +120,8 @@ LABELSMOOTH_HD VecD log(VecD x) {
 
 // ---- logits of a dtype --------------------------------------------------------------------------
 
-// Of the sums, and of gradients, which are quotients by them. 16-bit logits do not need, and would
-// not show, the last bits.
+// Of the sums, and of gradients, which are quotients by them. 16-bit logits would not show the last
+// bits.
 template <class Element>
 LABELSMOOTH_HD VecOf<Element> exp_of(VecOf<Element> x) {
   if constexpr (sizeof(Element) == 2)

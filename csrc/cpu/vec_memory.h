@@ -198,7 +198,7 @@ LABELSMOOTH_HD Vec<T> load_as(const Element* source, int64_t count) {
   }
 }
 
-// `count` elements of any dtype that lie `stride` elements apart, as a vector of T.
+// The same, of elements that lie `stride` apart.
 template <class T, class Element>
 LABELSMOOTH_HD Vec<T> load_apart_as(const Element* source, int64_t count, int64_t stride) {
   if (stride == 1) return load_as<T>(source, count);
@@ -207,7 +207,7 @@ LABELSMOOTH_HD Vec<T> load_apart_as(const Element* source, int64_t count, int64_
   return load_as<T>(buffer, count);
 }
 
-// use(elements), where `data` is a pointer to those of the dtype.
+// use(data, as a pointer to elements of the dtype).
 template <class Use>
 LABELSMOOTH_HD auto with_elements(const void* data, DType dtype, const Use& use) {
   switch (dtype) {
