@@ -71,8 +71,9 @@ def test_there_are_commands() -> None:
 
 def test_links_of_the_readme() -> None:
     """To files, which a page that shows the README resolves; images too."""
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES["README.md"])
+    links = re.findall(r'(?:\]\(|src=")([^)#"]+)', PAGES["README.md"])
     assert len(links) >= 15
+    assert sum(link.endswith(".png") for link in links) >= 3
     for link in links:
         assert (ROOT / link).is_file(), link
 
