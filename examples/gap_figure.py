@@ -33,6 +33,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -149,6 +151,12 @@ def draw_gaps(results: Sequence[Gaps], file: Path) -> None:
         draw_distributions(panels[over], [r for r in results if r.over == over])
     panels[OVER[1]].tick_params(labelleft=False)
     panels[OVER[0]].set_ylabel("smoothing")
+    unseen = Patch(color="0.3", alpha=0.5, label="unseen images")
+    trained = Line2D([], [], color="0.2", lw=0.9, label="training images")
+    least = Line2D([], [], color="black", marker="^", ls="", ms=6, label="theory")
+    panels[OVER[1]].legend(
+        handles=[unseen, trained, least], frameon=False, fontsize=11, loc=(0.42, 0.1)
+    )
     figure.savefig(file, dpi=200)
     plt.close(figure)
 
@@ -188,23 +196,26 @@ def draw_medians(panel: Axes, results: Sequence[Gaps]) -> None:
 
 
 def draw_distributions(panel: Axes, results: Sequence[Gaps]) -> None:
-    """Every row's highest bar has the same height; a tick marks the theory."""
-    bins = np.linspace(0, 24, 97)
-    over = results[0].over
-    for row, result in enumerate(reversed(results)):
-        for gaps, filled in zip(result.largest, (False, True), strict=True):
-            count, edges = np.histogram(gaps.clamp(max=bins[-1]).numpy(), bins)
-            height = row + 0.85 * count / count.max()
-            if filled:
-                panel.stairs(height, edges, baseline=row, fill=True, color=COLORS[over], alpha=0.45)
-            else:
-                panel.stairs(height, edges, baseline=row, color="0.25", lw=1)
+    """A row for each smoothing, whose highest bar has the same height: filled for unseen images, an
+    outline for training images. A triangle is the theory."""
+    bins, over = np.linspace(0, 24, 121), results[0].over
+    rows = range(len(results) - 1, -1, -1)  # the first is the highest
+    for row, result in zip(rows, results, strict=True):
+        trained, unseen = (np.histogram(gaps.numpy(), bins)[0] for gaps in result.largest)
+        panel.stairs(
+            row + 0.8 * unseen / max(1, unseen.max()),
+            bins,
+            baseline=row,
+            fill=True,
+            color=COLORS[over],
+            alpha=0.5,
+        )
+        panel.stairs(
+            row + 0.8 * trained / max(1, trained.max()), bins, baseline=row, color="0.2", lw=0.9
+        )
         if result.smoothing > 0:
-            panel.vlines(
-                theory(over, result.smoothing), row - 0.12, row + 0.95, color="black", lw=2
-            )
-    names = [f"{r.smoothing:g}" for r in reversed(results)]
-    panel.set_yticks(range(len(names)), names)
+            panel.plot(theory(over, result.smoothing), row - 0.1, "k^", ms=6)
+    panel.set_yticks(rows, [f"{r.smoothing:g}" for r in results])
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
     panel.set_xlim(0, bins[-1])
@@ -293,7 +304,7 @@ def main() -> int:
     torch.set_num_threads(1)  # the images are small
     mpl.use("agg")
     images, labels = read_digits(args.seed)
-    pairs = [(over, a) for a in args.smoothings for over in OVER]
+    pairs: list[tuple[Over, float]] = [(over, a) for a in args.smoothings for over in OVER]
     results = [
         train(over, a, images, labels, args) for over, a in track(pairs, "training", transient=True)
     ]

@@ -12,6 +12,7 @@ peak of memory is one training's own. Exit status 1 if a curve disagrees with th
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ from train_large_vocab import (
 from labelsmooth.compat.transformers import apply_to, patch_trainer
 
 try:
-    import accelerate  # noqa: F401  which the Trainer needs, and asks for late
+    importlib.import_module("accelerate")  # which the Trainer needs, and asks for late
     from transformers import (
         LlamaConfig,
         LlamaForCausalLM,
@@ -128,6 +129,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     tokens, vocabulary = read_tokens(LEAST_WORDS)
+    tokens = tokens[: 4 * args.steps * args.batch * args.length]  # twice as many as are seen
     rows = args.batch * args.length
     size = rows * vocabulary * 4 / 2**20
     print(f"logits of a batch: {rows:,} x {vocabulary:,}, {size:.0f} MiB; two batches a step")
