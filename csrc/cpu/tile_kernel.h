@@ -174,7 +174,7 @@ class TileKernel {
 
   // ---- loss and statistics ----------------------------------------------------------------------
 
-  // What RowStats and row_loss take: where the target is probabilities the sums hold it already.
+  // What row_loss takes; of probabilities the sums hold it already.
   struct Dots {
     V spread, target;
   };

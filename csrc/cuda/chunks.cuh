@@ -19,7 +19,7 @@ __device__ void fill(Element* grad, const Span<Element>& span, const ThreadChunk
 
 // ---- read from memory ---------------------------------------------------------------------------
 
-// Chunks whose loads are under way before the first is needed.
+// Chunks whose loads are issued before the first is needed.
 template <class Element, bool soft>
 constexpr int ahead = (soft ? 2 : 4) / (sizeof(Element) == 8 ? 2 : 1);
 

@@ -1,5 +1,5 @@
-// What a mean divides by, as the kernels that write gradients learn it: of a few rows of one class
-// each block counts by itself those that count, which saves a launch.
+// What a mean divides by, for kernels that write gradients: where few rows have one class each,
+// every block counts those that count, which saves a launch.
 #pragma once
 
 #include "plan.h"
@@ -12,8 +12,8 @@ constexpr int most_threads = 512;  // of a block of any kernel
 // With more, a launch costs less.
 constexpr int64_t most_counted_rows = 1024;
 
-// In shared memory, since a thread looks at its rows while the loads of logits are under way, and
-// has no register for them until they are counted.
+// In shared memory: a thread looks at its rows while logits are on their way, and has no register
+// for what it saw.
 class RowCount {
  public:
   // By all threads of a block.

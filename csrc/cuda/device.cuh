@@ -62,8 +62,8 @@ inline cudaError_t tell(const void* kernel, cudaFuncAttribute attribute, int val
   });
 }
 
-// Allows what a launch takes beyond what every device gives; of shared memory most_bytes, the most
-// that any launch takes.
+// Allows what a launch takes beyond what every device gives; of shared memory the most that any
+// launch takes.
 inline cudaError_t allow(const void* kernel, const Grid& grid, int64_t most_bytes) {
   constexpr int64_t given_to_all = 44 << 10;  // of 48 KB, beside what a kernel declares
   if (grid.shared_bytes > given_to_all)
@@ -75,8 +75,7 @@ inline cudaError_t allow(const void* kernel, const Grid& grid, int64_t most_byte
 }
 
 // Whether the device has room for a cluster of the grid's: fewer multiprocessors may be neighbours,
-// or this process's (MIG, MPS), than the architecture promises. An error says no, and is not left
-// for who asks next.
+// or this process's (MIG, MPS), than the architecture promises. An error says no, and is cleared.
 inline bool has_room(const void* kernel, const Grid& grid, int64_t most_bytes) {
   using Question = std::tuple<int, const void*, int, int, int64_t>;
   static auto& rooms = *new Answers<Question, bool>;

@@ -44,7 +44,7 @@ __device__ Chunk<Element> narrow(const T (&values)[Chunk<Element>::size]) {
   return chunk;
 }
 
-// A chunk as it lies in registers: taken apart no sooner than it must be.
+// A chunk in registers, taken apart no sooner than it must be.
 template <class Element>
 struct Packed {
   static constexpr int words = 16 / 4;
@@ -82,7 +82,7 @@ __device__ void widen(T (&values)[Chunk<Element>::size], const Packed<Element>& 
   }
 }
 
-// Of two logits each; a NaN is left out beside another.
+// Of two logits in each place; beside a NaN, the number.
 template <class Element>
 __device__ Packed<Element> larger(Packed<Element> a, const Packed<Element>& b) {
   using Pair = std::conditional_t<std::is_same_v<Element, __half>, __half2, __nv_bfloat162>;
@@ -134,8 +134,7 @@ __device__ Packed<Element> load_packed(const void* source) {
   return Packed<Element>(*static_cast<const uint4*>(source));
 }
 
-// What a vector over all classes, or `otherwise` where there is none, has for those of a chunk,
-// whose places [begin, end) are classes.
+// A chunk of a vector over all classes; `otherwise` where there is none, and outside [begin, end).
 template <class T, int size>
 __device__ void load_classes(T (&values)[size], const T* vector, T otherwise, int64_t first,
                              int begin, int end) {

@@ -1,5 +1,5 @@
-// A call: what the kernels need beside the problem's own memory is made, they run, the loss is
-// reduced. All on one stream, with nothing that waits for the device.
+// A call: what the kernels need beside the problem's memory is made, they run, the loss is reduced.
+// All on one stream, and nothing waits for the device.
 #include <algorithm>
 
 #include "launch_rows.cuh"
@@ -106,13 +106,13 @@ TargetWeights<T> target_weights(const LossProblem& problem, const Workspace& wor
           static_cast<const T*>(problem.row_weight), reinterpret_cast<T*>(workspace.denominator)};
 }
 
-// Whether every block that writes gradients makes the denominator by itself.
+// Whether every block that writes gradients makes the denominator itself.
 bool counts_rows(const LossProblem& problem) {
   if (weighs_by_class(problem) || problem.row_weight) return false;
   return !problem.target || (problem.target_classes == 1 && problem.rows <= most_counted_rows);
 }
 
-// For the gradients: where there are none, it is made with the mean, by reduce_loss.
+// For the gradients: without them reduce_loss makes it with the mean.
 template <class T>
 cudaError_t make_denominator(const LossProblem& problem, Reduction reduction,
                              const void* normalizer, const Workspace& workspace,

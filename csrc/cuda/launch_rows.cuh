@@ -13,7 +13,7 @@ struct Prepared {
   const void* class_coef;               // nullptr: 1/C
   const ClassSums<double>* class_sums;  // nullptr: those of the uniform prior
   const void* denominator;              // nullptr: 1
-  bool counts_rows;                     // the denominator is made by every block
+  bool counts_rows;                     // every block makes the denominator
   void* part_sums;                      // plan.parts RowSums a row
 };
 
@@ -75,7 +75,7 @@ inline int log2_of(int value) {
   return log2;
 }
 
-// As many clusters as there are rows; here one.
+// Of one cluster; launches set the blocks.
 inline Grid cluster_grid(const Plan& plan) {
   return {plan.cluster, plan.threads, plan.shared_bytes, plan.cluster};
 }
@@ -105,8 +105,7 @@ class RowLauncher {
   static constexpr bool soft = kind == Kind::soft;
   using Sums = RowSums<typename Problem<Element>::T, soft>;
 
-  // A grid has at most 2^31 - 1 blocks; more rows than that take several launches.
-  // launch(first_row, blocks)
+  // launch(first_row, blocks), several times where a grid's 2^31 - 1 blocks are too few.
   template <class Launch>
   cudaError_t in_grids(int64_t rows_per_block, int64_t blocks_per_row, Launch launch) const {
     const int64_t rows_per_grid = ((int64_t(1) << 30) / blocks_per_row) * rows_per_block;
@@ -215,7 +214,6 @@ cudaError_t launch_rows(const LossProblem& problem, const Plan& plan, const Prep
   });
 }
 
-// Whether the current device has room for the clusters of a plan.
 template <class Element>
 bool can_run(const LossProblem& problem, const Plan& plan) {
   return with_kind(kind_of(problem), [&](auto kind) {

@@ -9,8 +9,8 @@ constexpr int64_t chunk_bytes = 16;
 constexpr int64_t kib = 1024;
 // A block's statically declared shared memory and what the system reserves of it, rounded up.
 constexpr int64_t reserved_shared = 4 * kib;
-// A part of a row large enough to hide the latency of memory and the exchange of sums, small enough
-// that several blocks are on a multiprocessor.
+// Large enough to hide the latency of memory and the exchange of sums, small enough for several
+// blocks on a multiprocessor.
 constexpr int64_t part_bytes = 64 * kib;
 // Below this, spreading a row wider costs more than idle multiprocessors do.
 constexpr int64_t least_part_bytes = 8 * kib;
@@ -23,7 +23,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t sum_bytes(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
 
-// The most that any row spans: a row that begins inside a chunk may span one more.
+// The most that any row spans: one that begins inside a chunk may span one more.
 int64_t chunks_of(const LossProblem& problem) {
   const int64_t bytes = problem.classes * element_bytes(problem.dtype);
   const int64_t step = problem.logits.outer_stride * element_bytes(problem.dtype);
@@ -34,8 +34,8 @@ int64_t chunks_of(const LossProblem& problem) {
 
 bool adjacent(const Matrix& matrix) { return !matrix.data || matrix.class_stride == 1; }
 
-// Of a chunk of the logits in shared memory, with its probabilities: those are held as they are
-// where they are as wide as the logits and lie side by side, else in the type of the sums.
+// Of a chunk in shared memory, with its probabilities: as they are, where as wide as the logits and
+// side by side, else in the type of the sums.
 int64_t held_bytes(const LossProblem& problem, bool gathered = false) {
   if (problem.target) return chunk_bytes;
   const int64_t element = element_bytes(problem.dtype);
@@ -44,8 +44,8 @@ int64_t held_bytes(const LossProblem& problem, bool gathered = false) {
          (as_they_are ? chunk_bytes : chunk_bytes / element * sum_bytes(problem.dtype));
 }
 
-// Lanes a row of a warp kernel: what each does for the row itself is shared by its chunks, unless
-// so few rows leave the device idle.
+// Lanes a row of the warp kernel: few, so that each has many chunks beside what it does for the row
+// itself, unless that leaves the device idle.
 int lanes_of(const LossProblem& problem, int64_t chunks, const DeviceLimits& device) {
   const int64_t enough_chunks = 64 * element_bytes(problem.dtype) / chunk_bytes;  // 64 logits
   const int64_t enough_lanes = 512 * int64_t(device.multiprocessors);
@@ -58,8 +58,8 @@ int lanes_of(const LossProblem& problem, int64_t chunks, const DeviceLimits& dev
   return lanes;
 }
 
-// Bytes that a block of a cluster kernel may hold: two of them are on a multiprocessor or, without
-// clusters, one that may take a whole one.
+// Bytes that a block of the cluster kernel may hold: two are on a multiprocessor or, without
+// clusters, one.
 int64_t most_held(const DeviceLimits& device) {
   const int64_t limit =
       device.clusters ? device.shared_per_multiprocessor / 2 : device.shared_per_block;
@@ -100,7 +100,7 @@ class Tiles {
     narrow_to(1, [&] { return step >= logits.class_stride || positions_ >= 2 * neighbours; });
   }
 
-  // So that the tile is held by the block or cluster. False: it cannot be, or not by enough blocks.
+  // So that block or cluster holds the tile. False: it cannot, or too few blocks would.
   bool hold() {
     const int64_t half = device_.shared_per_multiprocessor / 2 - reserved_shared;
     const int64_t limit = device_.clusters ? half : device_.shared_per_block - reserved_shared;
@@ -113,7 +113,7 @@ class Tiles {
                      : device_.clusters     ? portable_cluster
                                             : 1;
     while (lines() > 1 && blocks_ < most && (too_large() || too_few())) blocks_ *= 2;
-    // Of half a sector, the L2 cache has the other half for a neighbour.
+    // The L2 cache keeps the other half of a sector for a neighbour.
     narrow_to(sector_ / 2, mostly_idle);
     return block_bytes() <= limit && (block_bytes() <= part_bytes || !mostly_idle());
   }
@@ -209,7 +209,7 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device, const Can
   }
 
   const int64_t chunks = chunks_of(problem);
-  // All rows would pay for what parts add to the kernel of short ones: its loops get slower.
+  // Parts would slow down the warp kernel's loops for all rows.
   if (chunks <= warp_chunks + 1 && !problem.parts) {
     plan.kernel = Kernel::warp;
     plan.lanes = lanes_of(problem, chunks, device);
@@ -222,7 +222,7 @@ Plan make_plan(const LossProblem& problem, const DeviceLimits& device, const Can
   const int64_t row_bytes = chunks * held;
   if (read_twice) {
     const int64_t most = most_held(device);
-    // Of the smaller clusters that the device may have room for the largest.
+    // The largest cluster that the device has room for.
     for (int cluster = cluster_of(row_bytes, problem.rows, device); cluster > 0; cluster /= 2) {
       // A few rows that do not fit are cut into more parts, for all multiprocessors.
       if (row_bytes > cluster * most && problem.rows * cluster < 2 * device.multiprocessors) break;

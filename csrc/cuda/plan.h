@@ -62,7 +62,7 @@ constexpr int cluster_kernel_threads(Kind kind, int64_t element_bytes) {
 // Whether v_c is the same for all classes of all rows.
 bool spreads_evenly(const LossProblem& problem);
 
-// Whether the device has room for the clusters of a plan: it may have less than its kind promises.
+// Whether the device has room for a plan's clusters: it may have less than its kind promises.
 using CanRun = std::function<bool(const Plan&)>;
 
 Plan make_plan(const LossProblem& problem, const DeviceLimits& device, const CanRun& can_run);

@@ -40,8 +40,8 @@ __device__ inline float reciprocal(float x) {
 }
 
 // tanh(x factor), for logits of that dtype. As 1 - 2 / (1 + exp 2z) with an error of some 2^-22,
-// which those of 16 bits do not see; of float32 near 0, where that would be many of its last
-// places, by the polynomial in z^2 of least relative error (2^-27) up to 0.625.
+// which 16 bits do not show; of float32 near 0, where that is many last places, by the polynomial
+// in z^2 of least relative error (2^-27) up to 0.625.
 template <class Element, class T>
 __device__ T tanh_of(T x, T factor) {
   if constexpr (sizeof(Element) == 8) return tanh(x * factor);
@@ -56,6 +56,7 @@ __device__ T tanh_of(T x, T factor) {
   near = fmaf(square * near, z, z);
   return fabsf(z) < 0.625f ? near : copysignf(far, z);
 }
+
 // By what a logit is multiplied to be the exponent of power().
 __device__ inline double exponent_factor(double) { return 1; }
 __device__ inline float exponent_factor(float shift) {
@@ -64,8 +65,8 @@ __device__ inline float exponent_factor(float shift) {
   return fabsf(shift) > 0x1p126f ? 0x1p-10f : log2_e;
 }
 
-// exp(x - shift), but for a factor near 1 that all x have in common: what rounding the exponent of
-// the shift makes of them. It cancels in the ratio of such powers to their sum.
+// exp(x - shift), but for a factor near 1 that all x share, from rounding the exponent of the
+// shift. It cancels in the ratio of such powers to their sum.
 template <class T>
 class Powers {
  public:
@@ -75,7 +76,7 @@ class Powers {
   __device__ T operator()(T x) const { return power(fma(x, factor_, -offset_)); }
   // By what a sum of powers from another shift becomes one from this.
   __device__ T from(const Powers& other) const { return power(difference(other.offset_, offset_)); }
-  // What is to be made good where a sum of them is kept, or taken from elsewhere.
+  // What makes it good where a sum is kept, or taken from elsewhere.
   __device__ T correction() const { return power(fma(-shift_, factor_, offset_)); }
 
  private:

@@ -21,7 +21,7 @@ struct Standing {
   }
 };
 
-// The classes that are the rows' targets, which lie as entry_of says; of all_classes.
+// The classes of the rows' targets, which lie as entry_of says.
 struct TargetClasses {
   const int64_t* data;  // nullptr: the targets are probabilities of all classes
   int64_t target_classes, inner;
@@ -35,12 +35,11 @@ struct TargetClasses {
       standing.see(entries[k * inner], ignore_index, all_classes);
     return standing;
   }
-  // Whether a row does that has this one.
+  // Whether a row of this one class counts.
   __device__ bool counts(int64_t y) const { return y != ignore_index && y >= 0 && y < all_classes; }
 };
 
-// Classes are counted from this part's first on: those that targets name may be in other parts,
-// whose weight and prior lie before and behind.
+// Classes are counted from this part's first on; targets may name those of other parts.
 template <class Element>
 struct Problem {
   using T = typename Accumulate<Element>::type;
@@ -102,7 +101,7 @@ struct Problem {
   __device__ bool transforms() const {
     return kind != Kind::plain && transformed;
   }
-  // Whether the largest logit is from the smallest one that is given.
+  // Whether the largest logit is that of the smallest one given.
   template <Kind kind>
   __device__ bool reverses() const {
     return transforms<kind>() && options.logit_scale < 0;
@@ -133,7 +132,6 @@ struct Problem {
       for (int i = 0; i < size; ++i) x[i] = scaled_logit(x[i], options);
     }
   }
-  // Times the slopes of these logits.
   template <Kind kind>
   __device__ void multiply_by_slopes(T (&values)[size], const T (&x)[size]) const {
     if (!transforms<kind>()) return;

@@ -1,7 +1,6 @@
 // One combine at every level: the lanes of a warp, the warps of a block, the blocks of a cluster.
 //
-// Lanes exchange what they have with the lane across, so all of them end with the same bits, and
-// the order is the same in every run.
+// Lanes exchange what they have with the lane across: all end with the same bits, in every run.
 #pragma once
 
 #include "row_sums.cuh"
@@ -24,7 +23,7 @@ __device__ Sums from_lane_across(const Sums& mine, int distance) {
   return theirs;
 }
 
-// two(a, b) of two values: what they add up to, or the larger logit.
+// What is done with each two values.
 struct Combine {
   template <class Sums>
   __device__ Sums operator()(const Sums& a, const Sums& b) const {
@@ -69,7 +68,7 @@ __device__ Value* in_block(Value* here, int block) {
 #endif
 }
 
-// Where a block's warps leave what they have for each other, and blocks of a cluster for this one.
+// Where a block's warps leave what they have, and the cluster's blocks for this one.
 template <class Value>
 struct Exchange {
   Value warps[max_warps];

@@ -61,11 +61,11 @@ struct Row {
   __device__ Element* grad() const { return problem.row_of(problem.grad_logits, index); }
 
   __device__ bool counts() const { return !ignored && !invalid && !weightless; }
-  // Of such a row no loss and no statistics are wanted, so its logits are not read.
+  // Of such a row neither loss nor statistics are wanted.
   __device__ bool unread() const { return !counts() && !problem.template counts_stats<kind>(); }
 
-  // Reads the logit that differences are taken to: the target's, or that of this part's class 0. Of
-  // `lanes` neighbouring lanes that share the row one reads, where they are `active`.
+  // Reads the logit that differences are taken to: the target's, or that of this part's class 0.
+  // One of the `lanes` that share the row reads it, where they are `active`.
   __device__ void read_reference(int lanes, bool active = true) {
     T given = 0;
     if ((threadIdx.x & (lanes - 1)) == 0 && active && !unread())
@@ -82,7 +82,7 @@ struct Row {
 
   // ---- sums -------------------------------------------------------------------------------------
 
-  // The largest logit is found among these as they were given, or turned round.
+  // Among these, as given or turned round, the largest logit is found.
   __device__ Packed<Element> turned(const Packed<Element>& logits) const {
     return problem.template reverses<kind>() ? negated(logits) : logits;
   }
@@ -137,7 +137,7 @@ struct Row {
       if (probs.any) accumulate_target(sums.target, x, probs, first, begin, end);
   }
 
-  // Adds the classes of any chunk.
+  // Adds any chunk.
   __device__ void accumulate(Sums& sums, const Packed<Element>& logits, const Probs& probs,
                              int chunk, const Span<Element>& span) const {
     sums.raise(largest_of(turned(logits)));
@@ -179,7 +179,7 @@ struct Row {
       sums.best = combine(sums.best, Best{first + i + (x[i] == x[i] ? 0 : Best::nan)});
     }
   }
-  // Whether a thread, which had this largest logit of its own, has the row's or a NaN.
+  // Whether a thread, whose own largest logit is this, has the row's or a NaN.
   __device__ bool may_have_best(const Sums& sums, T own) const {
     return problem.template counts_stats<kind>() &&
            (own == sums.largest || sums.totals.exp != sums.totals.exp);
@@ -225,7 +225,7 @@ struct Row {
     }
   }
 
-  // What the row is known by, after the sums of all parts are combined.
+  // From the sums of all parts.
   __device__ RowStats<T> close(const Sums& sums) {
     make_terms(class_sums(sums));
     if constexpr (soft) tau = weighted(terms.kappa, sums.target.coef);
@@ -251,7 +251,7 @@ struct Row {
     return {problem.row_shift[index], problem.row_sum_exp[index], T(0)};
   }
 
-  // A chunk of the gradient of a row that does not count, or whose target is no class.
+  // A chunk of the gradient of a row that does not count.
   __device__ Classes filling() const {
     T value[Classes::size];
 #pragma unroll

@@ -22,8 +22,8 @@ class RowGradient {
     terms.exp_scale *= powers.correction();
   }
 
-  // A chunk of the gradient. Where it is `regular`, all its places are inside the row, and the one
-  // class of the target is like the others: it is to be written by itself, after its chunk.
+  // A chunk of the gradient. Where it is `regular`, all its places are inside the row, and the
+  // target's one class is like the others: it is written by itself, after its chunk.
   template <bool regular>
   __device__ Classes at(const Packed<Element>& logits, const Probs& probs, int chunk,
                         const Span<Element>& span) const {

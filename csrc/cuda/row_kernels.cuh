@@ -6,10 +6,10 @@
 //   finish_kernel    part: summed up in parts by a block each, which a warp a row combines
 //   gradient_kernel  the gradient from the statistics of a row, in parts
 //
-// The first two hold the row in shared memory, read it once and write its gradient once. Of a row
-// that is longer than that they hold what they can; the rest they read again, last first, while it
-// may be in the L2 cache. The gradient may overwrite the logits: every element is written by the
-// thread that read it, after everything that its row needs is read.
+// The first two hold the row in shared memory, read it once and write its gradient once. Of a
+// longer row they hold what they can and read the rest again, last first, while it may be in the L2
+// cache. The gradient may overwrite the logits: every element is written by the thread that read
+// it, after all that its row needs is read.
 #pragma once
 
 #include "chunks.cuh"
@@ -22,17 +22,16 @@ namespace labelsmooth::cuda {
 
 // ---- rows held in shared memory -----------------------------------------------------------------
 
-// Each thread computes on the chunks that it fetched itself, so that only sums are exchanged.
-// `shared` has a place for each of `capacity` chunks of each row; behind these are as many for the
-// first piece of each chunk's probabilities, then for the second. What a thread has beyond, it
-// reads twice.
+// Each thread computes on the chunks that it fetched, so that only sums are exchanged. `shared` has
+// `capacity` places for chunks of each row; behind these are as many for the first piece of each
+// chunk's probabilities, then for the second. What is beyond is read twice.
 template <class Element, Kind kind, class Team>
 __device__ __forceinline__ void process_held(const Problem<Element>& problem, int64_t index,
                                              const Team& team, unsigned char* shared, int capacity,
                                              int chunks_a_part) {
   using T = typename Problem<Element>::T;
   constexpr bool soft = kind == Kind::soft;
-  // The lanes of rows beyond the last take part in exchanges and touch nothing.
+  // Lanes beyond the last row take part in exchanges and touch nothing.
   const bool active = index < problem.rows;
   Row<Element, kind> row(problem, active ? index : problem.rows - 1);
   const Element* logits = row.logits();

@@ -7,7 +7,7 @@
 
 namespace labelsmooth::cuda {
 
-// Sums from a largest logit that all who add them up share.
+// From a largest logit that all who add them up share.
 template <class T>
 struct Totals {
   T exp;         // of Powers(finite_or_zero(largest))
@@ -19,8 +19,7 @@ __device__ Totals<T> combine(const Totals<T>& a, const Totals<T>& b) {
   return {a.exp + b.exp, a.spread_dot + b.spread_dot};
 }
 
-// The first class that has the largest logit. NaN is larger than all: a class that has it comes
-// before the others.
+// The first class of the largest logit; a NaN is larger than all.
 struct Best {
   static constexpr int64_t none = INT64_MAX, nan = INT64_MIN / 2;
   int64_t key;
@@ -80,7 +79,7 @@ struct RowSums {
   Best best = empty<Best>();  // where the argmax is wanted
 
   __device__ Powers<T> powers() const { return Powers<T>(finite_or_zero(largest)); }
-  // From now on the sums are from this logit, if it is larger.
+  // Sums are then from this logit, if it is larger.
   __device__ void raise(T x) {
     if (x > largest && !best.is_nan()) best = empty<Best>();
     const Powers<T> before = powers();
@@ -107,12 +106,12 @@ __device__ RowSums<T, soft> combine(RowSums<T, soft> a, RowSums<T, soft> b) {
   return a;
 }
 
-// What a call wants of them, beside what all calls do.
+// Pieces that not all calls want.
 struct Wanted {
   bool best, unmasked;
 };
 
-// of(piece) for the pieces that are wanted.
+// of(piece) for those wanted.
 template <class T, bool soft, class Of>
 __device__ void for_pieces(RowSums<T, soft>& sums, const Wanted& wanted, const Of& of) {
   of(sums.totals);

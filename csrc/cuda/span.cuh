@@ -8,8 +8,8 @@
 
 namespace labelsmooth::cuda {
 
-// A row as chunks, or a part of a row of which each has so many. Chunks lie so that those of the
-// logits are aligned; the row's first and last chunk may reach outside it.
+// A row, or a part of one, as chunks, which lie so that those of the logits are aligned; the row's
+// first and last may reach outside it.
 template <class Element>
 struct Span {
   static constexpr int size = Chunk<Element>::size;
@@ -64,7 +64,7 @@ struct Span {
     return result;
   }
 
-  // The places of a chunk that are inside the row.
+  // The places inside the row.
   __device__ void store(Element* row, int chunk, const Chunk<Element>& values) const {
     row += first(chunk);
     const int begin = this->begin(chunk), end = this->end(chunk);
@@ -82,7 +82,7 @@ struct ThreadChunks {
   __device__ bool has(int chunk) const {
     return chunk >= first && chunk < end && ((chunk - first) & (step - 1)) == 0;
   }
-  // The first of them that is not before `chunk`.
+  // The first of them from `chunk` on.
   __device__ int from(int chunk) const {
     return chunk <= first ? first : first + ((chunk - first + step - 1) & -step);
   }

@@ -1,11 +1,11 @@
 // The kernel over rows whose classes are not adjacent in memory, (N, C, d1, ...).
 //
 // A block takes a tile: neighbouring rows, or positions, and of them all classes or a part. Its
-// threads lie along the positions first, so that the lanes of a warp access neighbouring elements,
-// and then along the classes, in lines: a line takes every so manieth chunk of each position.
+// threads lie along the positions first, so that a warp's lanes access neighbouring elements, then
+// along the classes, in lines: of n lines each takes every n-th chunk of a position.
 //
-// A thread keeps the chunks that it gathered in shared memory, where no other thread touches them,
-// if all of the tile fits; else they are gathered again for the gradient.
+// If the tile fits, a thread keeps its chunks in shared memory, where no other touches them; else
+// they are gathered again for the gradient.
 #pragma once
 
 #include "denominator.cuh"
@@ -49,7 +49,6 @@ struct Column {
   }
 
  private:
-  // Most chunks are whole.
   template <class Use>
   __device__ void for_places(int chunk, const Use& use) const {
     Element* place = data + span.first(chunk) * stride;
@@ -65,7 +64,7 @@ struct Column {
   }
 };
 
-// `count` times 16 bytes, in places of which a block's threads have theirs side by side.
+// `count` times 16 bytes, those of a block's threads side by side.
 template <int count>
 __device__ void hold_at(uint4* place, const void* values) {
 #pragma unroll
@@ -109,8 +108,8 @@ union Piece {
   ClassSums<T> unmasked;
 };
 
-// The threads of a position: in the lines of a tile, and the blocks of a cluster. They combine in
-// the same order in every run, and all end with the same bits.
+// The threads of a position: in the lines of a tile, and the blocks of a cluster. All end with the
+// same bits, in every run.
 template <class T>
 struct Position {
   int positions, cluster;
@@ -176,7 +175,7 @@ __global__ void __launch_bounds__(strided_threads<Element>, strided_kernel_block
   const int part = static_cast<int>(blockIdx.x) % tiling.blocks;
   const int64_t index = first_row + int64_t(blockIdx.x) / tiling.blocks * tiling.positions +
                         (thread & (tiling.positions - 1));
-  // Lanes of positions beyond the last take part in exchanges and touch nothing.
+  // Lanes beyond the last row take part in exchanges and touch nothing.
   const bool active = index < problem.rows;
   Row<Element, kind> row(problem, active ? index : problem.rows - 1);
   const Span<Element> span(nullptr, active ? problem.classes : 0, part, tiling.chunks_a_part);

@@ -1,6 +1,5 @@
-// Sums over the rows or the classes of a call, in one order whatever the device does: of a few tens
-// of thousands one block takes all; of more, blocks leave partial sums, which one block adds up. In
-// float64, a few thousand additions at most a thread.
+// Sums over the rows or the classes of a call, in float64 and in one order whatever the device
+// does: of few values one block takes all; of more, blocks leave partial sums, which one adds up.
 #pragma once
 
 #include "problem.cuh"
@@ -21,8 +20,8 @@ constexpr int sum_ahead = 8;  // elements that a thread has under way
 constexpr int64_t sum_elements_per_block = sum_ahead * sum_threads;
 constexpr int max_partial_sums = 256;
 
-// Sums value(i) over [0, count): values.read(i), made a Pair by values.of(i, read). The last step,
-// by one block, hands the sum to values.finish.
+// Sums values.of(i, values.read(i)) over [0, count). The last step, by one block, hands the sum to
+// values.finish.
 template <class Values>
 __global__ void __launch_bounds__(sum_threads, 1)
     sum_kernel(Values values, int64_t count, Pair* partial_sums, int partials, bool last) {
@@ -80,8 +79,8 @@ struct ClassCoefs {
 
 constexpr int64_t most_rows_by_one_block = 32768;
 
-// What "mean" divides by: the sum over the rows that count of their weight, times that of the one
-// class which is their target.
+// What "mean" divides by: the sum over the rows that count of their weight, times that of their one
+// class.
 template <class T>
 struct TargetWeights {
   static constexpr int64_t most_by_one_block = most_rows_by_one_block;
@@ -156,7 +155,6 @@ struct MeanLoss {
   }
 };
 
-// Leaves at once if there is nothing to scale.
 template <class Element>
 __global__ void scale_kernel(Element* values, int64_t count,
                              const typename Accumulate<Element>::type* factor) {

@@ -1,8 +1,8 @@
 // A row's target where it is not one class: what each class of a chunk has of it.
 //
-// Probabilities of all classes are read beside the logits. A few classes are found by going over
-// them all: at first, for which of a thread's chunks hold any; then once more in each of those. So
-// the other chunks are none the slower, and threads share nothing.
+// Probabilities of all classes are read beside the logits. A few classes are gone over first for
+// which of a thread's chunks hold any, then once more in each of those. So the other chunks are
+// none the slower, and threads share nothing.
 #pragma once
 
 #include <cuda_pipeline_primitives.h>
@@ -39,14 +39,14 @@ class Target {
   using Probs = ChunkProbs<Element, soft>;
   static constexpr int size = Chunk<Element>::size;
 
-  // Probabilities on their way from memory: as they lie there, where they are as wide as the
-  // logits, else in the type of the sums.
+  // Probabilities on their way from memory: as they lie there, if as wide as the logits, else in
+  // the type of the sums.
   static constexpr int most_pieces = sizeof(T) / sizeof(Element);
   struct Pieces {
     Chunk<T> at[most_pieces];
   };
 
-  // For a thread that takes every step-th chunk from its first on; `step` is a power of 2.
+  // Of a thread's chunks, as in ThreadChunks.
   __device__ Target(const Problem<Element>& problem, int64_t row, const Span<Element>& span,
                     int first, int step)
       : problem_(problem), span_(span), step_(step) {
@@ -61,8 +61,8 @@ class Target {
     }
   }
 
-  // A chunk on its way to shared memory, whose pieces are `stride` apart. Where these are in the
-  // type they are held in, and aligned, nobody waits for them.
+  // A chunk on its way to shared memory, whose pieces are `stride` apart. Nobody waits for them
+  // where they are aligned and held in the type they lie in.
   __device__ void fetch(Chunk<T>* held, int stride, int chunk) const {
     if (problem_.target.data) return;
     if (aligned_ && as_held() && span_.whole(chunk)) {
@@ -102,7 +102,7 @@ class Target {
     return probs;
   }
 
-  // A chunk on its way to registers; then it is taken.
+  // A chunk on its way to registers.
   __device__ Pieces load(int chunk) const {
     Pieces pieces = {};
     if (problem_.target.data) return pieces;
@@ -186,7 +186,7 @@ class Target {
       if (y != target.ignore_index && problem_.is_here(c)) take(k, c);
     }
   }
-  // A bit for each chunk of the thread, which more than 32 of them share.
+  // A bit for each chunk of the thread; more than 32 share them.
   __device__ uint32_t mark_of(int chunk) const { return 1u << ((chunk >> log2_step_) % 32); }
   __device__ bool marked(int chunk) const { return (marks_ & mark_of(chunk)) != 0; }
   __device__ void mark_chunks(int first) {

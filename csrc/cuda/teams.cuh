@@ -1,5 +1,5 @@
-// Teams of threads that share a row, or a part of one. A thread takes every step-th chunk from its
-// first on, of its team's or, where a row has several parts, of its block's.
+// Teams of threads that share a row, or a part of one. A thread takes every step-th chunk of its
+// part from its first on.
 #pragma once
 
 #include "plan.h"

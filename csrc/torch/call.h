@@ -54,7 +54,7 @@ inline bool on_one_device(const Tensor& a, const Tensor& b) {
   return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
 }
 
-// As adjacent elements of a dtype on the logits' device, which a kernel can point to.
+// Adjacent, of this dtype, on the logits' device.
 inline std::optional<Tensor> converted(const std::optional<Tensor>& tensor, ScalarType type,
                                        const Tensor& logits) {
   if (!tensor) return std::nullopt;
@@ -107,7 +107,7 @@ inline void check_shapes(const Tensor& logits, const Tensor& target,
   STD_TORCH_CHECK(!normalizer || normalizer->numel() == 1, "normalizer: expected one value");
 }
 
-// A problem made of tensors, with the buffers that it points to.
+// A problem, with the tensors that it points to.
 class Call {
  public:
   Call(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& target_probs,

@@ -75,8 +75,8 @@ class CpuCall : public Call {
     problem_.denominator = &denominator_;
   }
 
-  // v_c = w_c u_c and its sums, in the order of the classes whatever the number of threads. In
-  // double the many equal terms of a uniform prior would all round to the same side.
+  // v_c and its sums, in the order of the classes. In double the many equal terms of a uniform
+  // prior would all round to the same side.
   void make_class_coef() {
     const int64_t classes = problem_.classes;
     const T* weight = static_cast<const T*>(problem_.weight);
@@ -96,11 +96,11 @@ class CpuCall : public Call {
     problem_.class_sums.coef_log = static_cast<double>(sum_log);
   }
 
-  // The rows that are not ignored, and the sum of their r w_y, of r where the target is not one
+  // The rows that are not ignored, and their sum of r w_y, or of r where the target is not one
   // class; or the first row whose target is no class, and that.
   struct Counted {
     int64_t rows = 0;
-    long double weight = 0;  // as above
+    long double weight = 0;
     int64_t invalid_row = -1;
     int64_t invalid = 0;
   };
@@ -161,8 +161,8 @@ class CpuCall : public Call {
     return static_cast<uint64_t>(y) < static_cast<uint64_t>(problem_.all_classes);
   }
 
-  // Rows are shared out whole. Of those that are then left, fewer than there are threads, the
-  // blocks are, if they are long, and more threads can share a row than there are such rows.
+  // Rows are shared out whole. Of long ones those left over, fewer than threads, are shared by
+  // blocks, if more threads can share a row than there are such rows.
   void process_rows() const {
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t sharers = std::min(threads, problem_.classes / elements_a_thread);
@@ -207,8 +207,8 @@ class CpuCall : public Call {
     return std::accumulate(std::begin(sums), std::end(sums), 0.0);
   }
 
-  // What `of` makes of the rows of each block. Sums over rows are made in the order of the rows of
-  // a block and then of the blocks, so that they do not depend on the number of threads.
+  // What `of` makes of each block of rows. Sums are made by block, then of the blocks in order, so
+  // that they do not depend on the number of threads.
   template <class Result>
   std::vector<Result> of_row_blocks(Result (CpuCall::*of)(int64_t, int64_t) const) const {
     const int64_t blocks = (problem_.rows + block_rows - 1) / block_rows;

@@ -10,8 +10,8 @@
 
 namespace labelsmooth {
 
-// torch's function that tells the stream it is on, or nullptr. Looked up by name, in the library
-// that has it: a torch without CUDA, which has neither, must be able to load this one.
+// torch's function that tells the stream it is on, or nullptr. Looked up by name: a torch without
+// CUDA, which has it not, must be able to load this library.
 using AskStream = AOTITorchError (*)(int32_t device, void** stream);
 inline AskStream find_ask_stream() {
   void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
@@ -31,8 +31,8 @@ inline void check_cuda(int error) {
   STD_TORCH_CHECK(error == 0, "CUDA kernels of labelsmooth: ", cuda::error_string(error));
 }
 
-// Makes the device of a tensor the current one, for torch until the end and for the runtime that is
-// built in: that one has a current device of its own, and nobody else sets it.
+// Makes a tensor's device the current one, for torch until the end, and for the runtime built in,
+// which has one of its own that nobody else sets.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
@@ -82,7 +82,6 @@ class CudaCall : OnDevice, public Call {
     return {reduced, row_stats, predicted};
   }
 
-  // cuda::run or cuda::combine.
   template <class Run>
   void run(Run run, Reduction reduction, void* reduced_loss) const {
     const int64_t bytes = cuda::workspace_bytes(problem_);

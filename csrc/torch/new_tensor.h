@@ -20,8 +20,8 @@ torch_from_blob(void* data, int64_t dim, const int64_t* sizes, const int64_t* st
                 AtenTensorHandle* tensor, int32_t layout, const uint8_t* metadata,
                 int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
 
-// Uninitialized and contiguous, of the dtype and device of `like`; on the CPU large ones in memory
-// that is kept from call to call.
+// Uninitialized and contiguous, of the dtype and device of `like`; on the CPU large ones in kept
+// memory.
 inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   int64_t count = 1;
   std::vector<int64_t> strides(sizes.size());

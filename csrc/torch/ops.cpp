@@ -17,7 +17,7 @@
 namespace labelsmooth {
 namespace {
 
-// What all operators take, in the schema's order.
+// What all operators take; schema and arguments in the same order.
 #define LABELSMOOTH_OPTIONS_SCHEMA                                                      \
   "Tensor? weight, Tensor? prior, Tensor? normalizer, Tensor? row_weight, "             \
   "int ignore_index, int reduction, float label_smoothing, int smooth_over, "           \
@@ -116,14 +116,14 @@ void backward_inplace(Tensor grad_loss, Tensor logits, Tensor target,
   with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
-// What the classes of this rank are to their rows, (fields, N), of which combine makes the loss.
+// This rank's parts of the rows, (fields, N), of which combine makes the loss.
 Tensor partial(Tensor logits, Tensor target, std::optional<Tensor> target_probs,
                LABELSMOOTH_OPTIONS, bool with_stats) {
   const auto run = [&](auto& call) { return call.partial(with_stats); };
   return with_call(run, logits, target, target_probs, LABELSMOOTH_OPTIONS_FORWARDED);
 }
 
-// What forward returns, from the parts of all ranks, (ranks, fields, N). The logits are not read.
+// What forward returns, from all ranks' parts, (ranks, fields, N). The logits are not read.
 std::tuple<Tensor, Tensor, Tensor> combine(Tensor parts, Tensor logits, Tensor target,
                                            std::optional<Tensor> target_probs, LABELSMOOTH_OPTIONS,
                                            bool with_stats) {
@@ -183,7 +183,6 @@ PyObject* release_memory(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
-// Whether the CUDA operators find what they need of torch.
 PyObject* has_torch_cuda(PyObject*, PyObject*) {
 #ifdef LABELSMOOTH_CUDA_ARCHITECTURES
   return PyBool_FromLong(labelsmooth::find_ask_stream() != nullptr);
@@ -192,7 +191,6 @@ PyObject* has_torch_cuda(PyObject*, PyObject*) {
 #endif
 }
 
-// 0 where there is no driver.
 PyObject* cuda_driver_version(PyObject*, PyObject*) {
 #ifdef LABELSMOOTH_CUDA_ARCHITECTURES
   return PyLong_FromLong(labelsmooth::cuda::driver_version());
