@@ -19,8 +19,8 @@ def test_trainer() -> None:
 
 
 def test_it_says_what_to_install() -> None:
-    """Without transformers: a line, and no traceback."""
-    hidden = "import sys; sys.modules['transformers'] = None; import runpy; "
+    """Without accelerate, which the Trainer needs: a line, and no traceback."""
+    hidden = "import sys; sys.modules['accelerate'] = None; import runpy; "
     path = ROOT / "examples"
     ran = f"{hidden}sys.path.insert(0, {str(path)!r}); runpy.run_path({str(path / 'trainer.py')!r})"
     done = subprocess.run(
