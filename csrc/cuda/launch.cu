@@ -225,18 +225,18 @@ int64_t workspace_bytes(const LossProblem& problem) {
 
 int run(const LossProblem& problem, Reduction reduction, const void* normalizer, void* reduced_loss,
         void* workspace, void* stream) {
-  const auto run =
+  const auto run_typed =
       problem.dtype == DType::float64 ? run_accumulating<double> : run_accumulating<float>;
-  return run(problem, reduction, normalizer, reduced_loss, workspace,
-             static_cast<cudaStream_t>(stream));
+  return run_typed(problem, reduction, normalizer, reduced_loss, workspace,
+                   static_cast<cudaStream_t>(stream));
 }
 
 int combine(const LossProblem& problem, Reduction reduction, const void* normalizer,
             void* reduced_loss, void* workspace, void* stream) {
-  const auto combine =
+  const auto combine_typed =
       problem.dtype == DType::float64 ? combine_accumulating<double> : combine_accumulating<float>;
-  return combine(problem, reduction, normalizer, reduced_loss, workspace,
-                 static_cast<cudaStream_t>(stream));
+  return combine_typed(problem, reduction, normalizer, reduced_loss, workspace,
+                       static_cast<cudaStream_t>(stream));
 }
 
 int scale(DType dtype, void* values, int64_t count, const void* factor, void* stream) {

@@ -70,24 +70,24 @@ class CudaCall : OnDevice, public Call {
   }
 
  private:
-  template <class Run>
-  std::tuple<Tensor, Tensor, Tensor> run_reduced(Run run, bool with_stats) {
+  template <class Launch>
+  std::tuple<Tensor, Tensor, Tensor> run_reduced(Launch launch, bool with_stats) {
     auto [loss, row_stats, predicted] = make_outputs(with_stats);
     if (reduction_ == Reduction::none) {
-      this->run(run, reduction_, nullptr);
+      run(launch, reduction_, nullptr);
       return {loss, row_stats, predicted};
     }
     Tensor reduced = torch::stable::new_empty(loss, {});
-    this->run(run, reduction_, reduced.data_ptr());
+    run(launch, reduction_, reduced.data_ptr());
     return {reduced, row_stats, predicted};
   }
 
-  template <class Run>
-  void run(Run run, Reduction reduction, void* reduced_loss) const {
+  template <class Launch>
+  void run(Launch launch, Reduction reduction, void* reduced_loss) const {
     const int64_t bytes = cuda::workspace_bytes(problem_);
     const Tensor workspace = torch::stable::new_empty(logits_, {&bytes, 1}, ScalarType::Byte);
-    check_cuda(run(problem_, reduction, data_or_null(normalizer_), reduced_loss,
-                   workspace.data_ptr(), current_stream(logits_.get_device_index())));
+    check_cuda(launch(problem_, reduction, data_or_null(normalizer_), reduced_loss,
+                      workspace.data_ptr(), current_stream(logits_.get_device_index())));
   }
 };
 
