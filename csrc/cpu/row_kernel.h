@@ -150,7 +150,7 @@ class RowKernel {
     }
   }
 
-  // A backward call finds the statistics where forward left them.
+  // A backward call finds what forward left.
   void recall(int64_t row) {
     sums_.stats = {typed_.at(problem_.row_shift, row), typed_.at(problem_.row_sum_exp, row), T(0)};
     terms_ = row_terms(prior_of_target(), typed_.sums, typed_.options);

@@ -54,7 +54,7 @@ enum class Kind {
 };
 Kind kind_of(const LossProblem& problem);
 
-// At most. What a call asks beside the plain takes registers, and so does float64.
+// At most: what a call asks beside the plain takes registers, as does float64.
 constexpr int cluster_kernel_threads(Kind kind, int64_t element_bytes) {
   return kind == Kind::plain && element_bytes < 8 ? 512 : 256;
 }
