@@ -155,7 +155,7 @@ def draw_gaps(results: Sequence[Gaps], file: Path) -> None:
     trained = Line2D([], [], color="0.2", lw=0.9, label="training images")
     least = Line2D([], [], color="black", marker="^", ls="", ms=6, label="theory")
     panels[OVER[1]].legend(
-        handles=[unseen, trained, least], frameon=False, fontsize=11, loc=(0.42, 0.1)
+        handles=[unseen, trained, least], loc=(0.42, 0.1), fontsize=11, framealpha=1, edgecolor="w"
     )
     figure.savefig(file, dpi=200)
     plt.close(figure)
