@@ -12,14 +12,8 @@ from ._autograd.sharded import summed_in_backward
 from ._backends.exchange import together
 from ._backends.ranks import resolved
 from ._call.check_call import check_call
-from ._call.checks import (
-    check_logit_scale,
-    check_prior,
-    check_tensor,
-    check_writable,
-    is_dtensor,
-)
-from ._call.declare import check_names, set_signature
+from ._call.checks import check_logit_scale, check_prior, check_tensor, check_writable, is_dtensor
+from ._call.declare import options_of, set_signature
 from ._call.problem import CommonOptions, Inputs, LinearInputs, Options, Target, accumulate_dtype
 from ._call.signatures import CallArguments, CallWithoutStats, CallWithStats
 from ._call.values import as_number
@@ -94,11 +88,10 @@ def label_smoothing_loss(
     """
     number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
     with together(group_of(logits, keywords.get("process_group")), logits):
-        try:
-            options = Options(*positional, logit_scale=number, **keywords)
-        except TypeError:
-            check_names(label_smoothing_loss, logits, target, weight, *positional, **keywords)
-            raise
+        first = (logits, target, weight)
+        options = options_of(
+            Options, label_smoothing_loss, first, *positional, logit_scale=number, **keywords
+        )
         check_prior(prior, options)
         given = Inputs(logits, *classes_and_probs(target), weight, prior, None, row_weight)
         return loss(given, normalizer, options, scale)

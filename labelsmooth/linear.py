@@ -11,14 +11,8 @@ from ._backends.exchange import together
 from ._backends.linear.sizes import from_logits
 from ._backends.ranks import resolved
 from ._call.check_call import check_call, check_row_weight
-from ._call.checks import (
-    check_dtypes,
-    check_linear,
-    check_logit_scale,
-    check_prior,
-    check_tensor,
-)
-from ._call.declare import check_names
+from ._call.checks import check_dtypes, check_linear, check_logit_scale, check_prior, check_tensor
+from ._call.declare import options_of
 from ._call.problem import LinearInputs, LinearOptions, Target
 from ._call.signatures import LinearCallArguments, LinearCallWithoutStats, LinearCallWithStats
 from ._call.values import described
@@ -71,11 +65,10 @@ def linear_label_smoothing_loss(
     number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
     group = group_of(linear_weight, keywords.get("process_group"), of_weight=True)
     with together(group, hidden):
-        try:
-            options = LinearOptions(logit_scale=number, **keywords)
-        except TypeError:
-            check_names(linear_label_smoothing_loss, hidden, linear_weight, target, **keywords)
-            raise
+        first = (hidden, linear_weight, target)
+        options = options_of(
+            LinearOptions, linear_label_smoothing_loss, first, logit_scale=number, **keywords
+        )
         check_prior(prior, options)
         given = LinearInputs(
             *(hidden, linear_weight, linear_bias, *classes_and_probs(target)),

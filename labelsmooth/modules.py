@@ -9,7 +9,7 @@ from . import functional, linear
 from ._backends.exchange import together
 from ._backends.ranks import share_of
 from ._call.check_module import check_is_its_weight
-from ._call.declare import check_names, initialiser_of
+from ._call.declare import initialiser_of, options_of
 from ._call.problem import Inputs, LinearInputs, LinearOptions, Options, Target
 from ._call.signatures import LinearModuleArguments, ModuleArguments
 from ._loss_module import OfHidden, OfLogits
@@ -141,12 +141,9 @@ class FusedLabelSmoothingLoss(OfLogits):
         prior: Tensor | None = None,
         **keywords: Any,
     ) -> None:
-        try:
-            options = Options(*positional, **keywords)
-        except TypeError:
-            check_names(FusedLabelSmoothingLoss, weight, *positional, **keywords)
-            raise
-        super().__init__(options)
+        super().__init__(
+            options_of(Options, FusedLabelSmoothingLoss, (weight,), *positional, **keywords)
+        )
         self.weight, self.prior = weight, prior
 
     def forward(
@@ -249,11 +246,8 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
         prior: Tensor | None = None,
         **keywords: Any,
     ) -> None:
-        try:
-            options = LinearOptions(num_classes=num_classes, **keywords)
-        except TypeError:
-            check_names(FusedLinearLabelSmoothingLoss, in_features, num_classes, **keywords)
-            raise
+        of, first = FusedLinearLabelSmoothingLoss, (in_features,)
+        options = options_of(LinearOptions, of, first, num_classes=num_classes, **keywords)
         super().__init__(options)
         device = torch.get_default_device() if device is None else device
         made = {"bias": bias, "device": device, "dtype": dtype}

@@ -19,13 +19,7 @@ from .._backends import eager
 from .._backends.linear.sizes import bias_in, from_logits, rows_of_chunk
 from .._backends.target import without_unused
 from .._call.check_call import check_targets
-from .._call.problem import (
-    Inputs,
-    LinearInputs,
-    LinearOptions,
-    Outputs,
-    accumulate_dtype,
-)
+from .._call.problem import Inputs, LinearInputs, LinearOptions, Outputs, accumulate_dtype
 from .derivatives import jvp, vjp
 
 # A chunk is a function of all tensors but the normalizer. Of these some have an entry for each row.

@@ -83,10 +83,10 @@ class _Linear(Function):
             grads = finish(made, scale, inputs, keep=keep, backend=backend)
         else:
             grads = operators.backward(grad_loss, row_stats, inputs, ctx.options, ctx.dtype, needed)
-        return (*_those(grads, needed), *(None,) * TENSORS)
+        return (*_where_needed(grads, needed), *(None,) * TENSORS)
 
 
-def _those(grads: Gradients, needed: list[bool]) -> list[Tensor | None]:
+def _where_needed(grads: Gradients, needed: list[bool]) -> list[Tensor | None]:
     return [grad if need else None for grad, need in zip(grads, needed, strict=True)]
 
 
@@ -112,7 +112,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
     inputs, options, dtype = operators.parsed(*arguments)[:3]
     wanted = list(ctx.needs_input_grad[:3])
     grads = operators.backward(grad_loss, row_stats, inputs, options, dtype, wanted)
-    return (*_those(grads, wanted), *none[3:])
+    return (*_where_needed(grads, wanted), *none[3:])
 
 
 for _overload in ("linear_forward", "linear_forward.traced"):

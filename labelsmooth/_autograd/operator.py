@@ -25,9 +25,8 @@ def apply(inputs: Inputs, options: Options) -> Outputs:
     """The loss as a node of autograd's graph where there is one, or of a graph that is traced."""
     if not torch.compiler.is_compiling():
         return loss.apply(inputs, options, backend_of(inputs, options))
-    if (
-        in_transform() and options.process_group is None
-    ):  # which differentiates a graph node by node: it gets the formulas
+    if in_transform() and options.process_group is None:
+        # A transform differentiates the graph node by node: it gets the formulas.
         return eager.forward(inputs, options, with_grad=False)
     packet = torch.ops.labelsmooth.loss_ if options.inplace else torch.ops.labelsmooth.loss
     operator, values = overload_of(packet, options, KEYWORDS)

@@ -9,11 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import (
-    CreationMeta,
-    _get_creation_meta,
-    _top_saved_tensors_default_hooks,
-)
+from torch._C._autograd import CreationMeta, _get_creation_meta, _top_saved_tensors_default_hooks
 from torch.autograd import Function
 
 from .._call.checks import base_of, can_be_read, has_values

@@ -30,14 +30,7 @@ from .classes import (
     without_padding,
 )
 from .parts import INVALID, RowPart, combine_ranks, has, invalid_rows, loaded, stored
-from .rows import (
-    Known,
-    Rows,
-    log_sum_exp,
-    log_sum_exp_from_shift,
-    rows_of,
-    transform_slope,
-)
+from .rows import Known, Rows, log_sum_exp, log_sum_exp_from_shift, rows_of, transform_slope
 from .target import counting_rows, ignored_rows, prior_of_target
 
 # ---- loss ----------------------------------------------------------------------------------------

@@ -8,14 +8,7 @@ from torch import Tensor
 
 from .. import _C  # noqa: F401, registers torch.ops.labelsmooth
 from .._call.checks import has_values
-from .._call.problem import (
-    Inputs,
-    Options,
-    Outputs,
-    accumulate_dtype,
-    class_range,
-    has_one_class,
-)
+from .._call.problem import Inputs, Options, Outputs, accumulate_dtype, class_range, has_one_class
 from . import eager
 from .parts import field_count
 

@@ -76,10 +76,8 @@ def _at(of_classes: Tensor, entries: Tensor) -> Tensor:
 
 def prior_of_target(inputs: Inputs, options: Options) -> Tensor:
     """u_y where the target is one class, whatever columns these are."""
-    target, classes = (
-        inputs.target.long().unsqueeze(1),
-        class_range(inputs.logits.shape[1], options),
-    )
+    target = inputs.target.long().unsqueeze(1)
+    classes = class_range(inputs.logits.shape[1], options)
     valid = (target != options.ignore_index) & (target >= 0) & (target < classes.all)
     dtype = accumulate_dtype(inputs.logits)
     if inputs.prior is None:

@@ -39,9 +39,23 @@ def initialiser_of(
     return decorate
 
 
-def check_names(function: Callable[..., Any], *positional: object, **keywords: object) -> None:
-    """Raises TypeError, in the name of the function or class, where it does not take these."""
+def options_of(
+    declaration: Callable[..., T],
+    function: Callable[..., Any],
+    first: tuple[Any, ...],
+    /,
+    *positional: Any,
+    **keywords: Any,
+) -> T:
+    """The options of a call of the function or class, whose first arguments are no options.
+
+    Raises TypeError in its name where it does not take all of these.
+    """
     try:
-        inspect.signature(function).bind(*positional, **keywords)
-    except TypeError as error:
-        raise TypeError(f"{function.__name__}() {error}") from None
+        return declaration(*positional, **keywords)
+    except TypeError:
+        try:
+            inspect.signature(function).bind(*first, *positional, **keywords)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}") from None
+        raise

@@ -18,13 +18,7 @@ import torch
 from torch import Tensor
 
 from ..._call.check_call import check_targets
-from ..._call.problem import (
-    Inputs,
-    LinearInputs,
-    LinearOptions,
-    Options,
-    accumulate_dtype,
-)
+from ..._call.problem import Inputs, LinearInputs, LinearOptions, Options, accumulate_dtype
 from .. import eager
 from ..exchange import together
 from ..ranks import summed
@@ -81,9 +75,9 @@ def _forward(
     rows, with_grad = len(inputs.hidden), any(needed)
     scale = call.scale() if with_grad else _Scale(call.denominator)
     sums = call.sums(needed, scale)
-    per_row, of_sums = options.reduction == "none", call.accumulate_dtype
-    row_loss = inputs.hidden.new_zeros(rows if per_row else 0, dtype=of_sums)
-    row_stats = inputs.hidden.new_zeros(6 if options.return_stats else 4, rows, dtype=of_sums)
+    per_row, fields = options.reduction == "none", 6 if options.return_stats else 4
+    row_loss = inputs.hidden.new_zeros(rows if per_row else 0, dtype=call.accumulate_dtype)
+    row_stats = inputs.hidden.new_zeros(fields, rows, dtype=call.accumulate_dtype)
     predicted = inputs.target.new_zeros(rows if options.return_stats else 0, dtype=torch.int64)
     chunk_losses = [row_loss.new_zeros(())]
     call.agree_if_empty()

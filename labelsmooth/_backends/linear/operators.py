@@ -55,21 +55,21 @@ def _fake_forward(
 ) -> LinearOutputs:
     hidden, linear_weight, *_ = inputs
     rows, per_row, stats = hidden.shape[0], options.reduction == "none", options.return_stats
-    of_sums = accumulate_dtype(hidden.new_empty(0, dtype=dtype))
+    accumulate = accumulate_dtype(hidden.new_empty(0, dtype=dtype))
     grads = list(_fake_backward(hidden, hidden, inputs, options, dtype, needed))
     if needed[1]:
         _, features = hidden.shape
         chunk = sizes.rows_of_chunk(rows, features, dtype, hidden.device, options.chunk_rows)
         grads[1] = grads[1].to(sizes.dtype_of_sums(linear_weight.dtype, rows > chunk))
-    of = (hidden.dtype, linear_weight.dtype, sizes.product_dtype(dtype, hidden.device))
+    dtypes = (hidden.dtype, linear_weight.dtype, sizes.product_dtype(dtype, hidden.device))
     pending = hidden.new_empty(0)
-    if any(needed) and torch.float16 in of:
+    if any(needed) and torch.float16 in dtypes:
         pending = hidden.new_empty((), dtype=torch.float32)
     return LinearOutputs(
-        hidden.new_empty(rows if per_row else (), dtype=of_sums),
-        hidden.new_empty((6 if stats else 4, rows), dtype=of_sums),
+        hidden.new_empty(rows if per_row else (), dtype=accumulate),
+        hidden.new_empty((6 if stats else 4, rows), dtype=accumulate),
         hidden.new_empty(rows if stats else 0, dtype=torch.int64),
-        *(grads[0], grads[1], grads[2].to(of_sums) if needed[2] else grads[2]),
+        *(grads[0], grads[1], grads[2].to(accumulate) if needed[2] else grads[2]),
         pending,
     )
 
