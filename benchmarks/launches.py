@@ -33,13 +33,7 @@ from ptxsim import Device, Report
 from ptxsim.counters import SECTOR as SECTOR
 from ptxsim.executed import machine_instructions
 
-from benchmarks.occupancy import (
-    WARP,
-    Resources,
-    assembler,
-    resource_usage,
-    resources_of_ptx,
-)
+from benchmarks.occupancy import WARP, Resources, assembler, resource_usage, resources_of_ptx
 from labelsmooth._call.problem import Inputs, Options
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -23,11 +23,8 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
-import torch
-
-from benchmarks import plots
+from benchmarks import plots, publish
 from benchmarks.contestants import Contestant
 from benchmarks.measure import (
     DTYPES,
@@ -41,7 +38,6 @@ from benchmarks.measure import (
     wall_time,
 )
 from benchmarks.projection import KEYS, WAYS, Projection, contestants
-from benchmarks.publish import publish
 from benchmarks.report import Sheet, memory, number
 
 FULL = [32768, 131072], [256, 1024, 4096], [1024, 4096, 16384]  # C, D, N
@@ -57,17 +53,12 @@ NOTE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    publish.add_arguments(parser, "linear", quick="one C, two D, two N, one round")
     parser.add_argument("--shapes", nargs="+", type=shape, metavar="NxCxD")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument(
         "--only", nargs="+", choices=KEYS, default=KEYS, metavar="KEY", help=", ".join(KEYS)
     )
     parser.add_argument("--rounds", type=int, help="3; with --quick 1")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="one C, two D, two N, one round")
-    parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/linear-MAKER.json)"
-    )
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -77,7 +68,7 @@ def shape(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> None:
     draw = plots.draw_over_rows if args.only == KEYS else None
-    publish("linear", args, plan(args), run_case, sheets, draw)
+    publish.publish("linear", args, plan(args), run_case, sheets, draw)
 
 
 def plan(args: argparse.Namespace) -> list[Case]:

@@ -13,13 +13,9 @@ measures.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-import torch
-
-from benchmarks import plots, report
-from benchmarks.measure import DTYPES, Case, run_case
-from benchmarks.publish import publish
+from benchmarks import plots, publish, report
+from benchmarks.measure import Case, run_case
 
 LOGITS = 1 << 26
 CLASSES = {
@@ -35,6 +31,7 @@ PARTS = ["main", "forward", "images", "variants", "small", "classes", "threads",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    publish.add_arguments(parser, "loss", quick="two shapes, the small image")
     parser.add_argument(
         "--shapes",
         nargs="+",
@@ -42,25 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C|NxC",
         help="classes (with as many rows as make 64M logits) or rows x classes, of the main table",
     )
-    for option, choices in (("--dtypes", list(DTYPES)), ("--parts", PARTS)):
-        parser.add_argument(
-            option,
-            nargs="+",
-            choices=choices,
-            default=choices,
-            metavar="X",
-            help=", ".join(choices),
-        )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="X", help=", ".join(PARTS)
+    )
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="KEY", help="contestants (the JSON's keys)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the slow tables (3)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-huge-pages", action="store_true", help="torch's defaults only")
-    parser.add_argument("--quick", action="store_true", help="two shapes, the small image")
-    parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/loss-MAKER.json)"
-    )
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -70,7 +56,7 @@ def shape(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> None:
     draw = None if args.only else plots.draw
-    publish("loss", args, plan(args), run_case, report.sheets, draw)
+    publish.publish("loss", args, plan(args), run_case, report.sheets, draw)
 
 
 def plan(args: argparse.Namespace) -> list[Case]:

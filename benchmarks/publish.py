@@ -7,14 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from benchmarks import report
 from benchmarks.environment import cpu_maker, environment
-from benchmarks.measure import Case, Result
+from benchmarks.measure import DTYPES, Case, Result
 from benchmarks.workers import measure
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str, *, quick: str) -> None:
+    """Those of every benchmark that is published."""
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help=quick)
+    where = f"benchmarks/results/{name}-MAKER.json"
+    parser.add_argument("--json", type=Path, help=f"where the results go ({where})")
 
 
 def publish(

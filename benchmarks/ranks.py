@@ -23,7 +23,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,18 +31,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import publish
 from benchmarks.contestants import SMOOTHING, TORCH, Contestant, in_place, ours, training
 from benchmarks.loss import TYPICAL, shape
-from benchmarks.measure import (
-    DTYPES,
-    Case,
-    Result,
-    compete,
-    peak_extra_bytes,
-    wall_time,
-)
+from benchmarks.measure import DTYPES, Case, Result, compete, peak_extra_bytes, wall_time
 from benchmarks.problem import Problem
-from benchmarks.publish import publish
 from benchmarks.report import Sheet, describe, memory, number
 from benchmarks.workers import die_with_parent
 
@@ -54,15 +46,11 @@ LIMIT = timedelta(seconds=120)  # that ranks wait for each other
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    publish.add_arguments(parser, "ranks", quick="512 rows")
+    parser.set_defaults(threads=1)  # of each rank
     parser.add_argument("--ranks", nargs="+", type=int, default=RANKS)
     parser.add_argument("--shapes", nargs="+", type=shape, metavar="C|NxC", help="of all ranks")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1, help="of each rank")
-    parser.add_argument("--quick", action="store_true", help="512 rows")
-    parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/ranks-MAKER.json)"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         for size in args.shapes or (QUICK if args.quick else FULL)
         for ranks in args.ranks
     ]
-    publish("ranks", args, cases, run_case, sheets)
+    publish.publish("ranks", args, cases, run_case, sheets)
 
 
 def run_case(case: Case) -> Result:

@@ -13,25 +13,16 @@ measures.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.contestants import (
-    TORCH,
-    Contestant,
-    Loss,
-    copy,
-    cross_entropy,
-    in_place,
-    training,
-)
+from benchmarks import publish
+from benchmarks.contestants import TORCH, Contestant, Loss, copy, cross_entropy, in_place, training
 from benchmarks.loss import TYPICAL, shape
 from benchmarks.measure import DTYPES, Case, Result, compete, peak_extra_bytes, settle
 from benchmarks.problem import Problem
-from benchmarks.publish import publish
 from benchmarks.report import Sheet, describe, memory, number
 from labelsmooth import SparseTarget
 
@@ -41,14 +32,9 @@ COUNTS = (2, 64)  # classes a row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    publish.add_arguments(parser, "targets", quick="512 rows")
     parser.add_argument("--shapes", nargs="+", type=shape, metavar="C|NxC")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="512 rows")
-    parser.add_argument(
-        "--json", type=Path, help="where the results go (benchmarks/results/targets-MAKER.json)"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         for dtype in args.dtypes
         for size in args.shapes or (QUICK if args.quick else FULL)
     ]
-    publish("targets", args, cases, run_case, sheets)
+    publish.publish("targets", args, cases, run_case, sheets)
 
 
 def run_case(case: Case) -> Result:
