@@ -14,9 +14,8 @@ def _is_narrow(tensor: Tensor | None) -> bool:
 class Float32Buffers(nn.Module):
     """A module whose floating-point buffers are of float32 or better, whatever they are given in.
 
-    `.half()`, `.bfloat16()` and `.to(dtype)` come through `_apply`. The `buffer_dtype` of
-    FullyShardedDataParallel sets `buffer.data` past the module: therefore each buffer has a second
-    tensor on the same memory, which that does not reach.
+    `.half()`, `.bfloat16()` and `.to(dtype)` come through `_apply`. FullyShardedDataParallel's
+    `buffer_dtype` sets `buffer.data`: a second tensor on the same memory keeps what it was.
     """
 
     def __init__(self) -> None:

@@ -81,10 +81,10 @@ def label_smoothing_loss(
 ) -> Result:
     """Label-smoothed cross-entropy between logits and target.
 
-    The arguments are those of :class:`labelsmooth.FusedLabelSmoothingLoss`, which describes them.
-    Here ``logit_scale`` may also be a tensor of one element, which gets its gradient: a learned
-    temperature. The logits are then multiplied by it before all else, which takes a tensor of their
-    size; ``inplace`` overwrites that one.
+    The arguments are those of :class:`labelsmooth.FusedLabelSmoothingLoss`. Here ``logit_scale``
+    may also be a tensor of one element, which gets its gradient: a learned temperature. The logits
+    are then multiplied by it before all else, in a tensor of their size; ``inplace`` overwrites
+    that one.
     """
     number, scale = (1.0, logit_scale) if isinstance(logit_scale, Tensor) else (logit_scale, None)
     with together(group_of(logits, keywords.get("process_group")), logits):
@@ -103,8 +103,7 @@ def loss(
     options: Options,
     scale: Tensor | None = None,
 ) -> Result:
-    """`label_smoothing_loss` of tensors as they were given, its options made; the logits are
-    multiplied by the scale before."""
+    """`label_smoothing_loss` with its options made; the logits are multiplied by the scale."""
     return computed(_loss, given, given.logits, normalizer, options, scale)
 
 
@@ -163,7 +162,7 @@ def _loss(
 
 
 def group_of(tensor: Any, given: Any, *, of_weight: bool = False) -> Any:
-    """The group over which the classes lie: as given, or as the placements of a DTensor say."""
+    """Over which the classes lie: as given, or as the placements of a DTensor say."""
     if not is_dtensor(tensor):
         return given
     from ._mesh.layout import class_group_of
@@ -217,8 +216,8 @@ def widened(target: Tensor) -> Tensor:
 
 
 def as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | None:
-    """On the logits' device; what is on the CPU gets there with the arguments of a kernel, not by a
-    copy that waits."""
+    """On the logits' device; from the CPU with the arguments of a kernel, not by a copy that
+    waits."""
     if normalizer is None or (
         isinstance(normalizer, Tensor) and normalizer.device == logits.device
     ):
@@ -229,17 +228,17 @@ def as_tensor(normalizer: Tensor | float | None, logits: Tensor) -> Tensor | Non
 
 
 def scaled(logits: Tensor, scale: Tensor) -> Tensor:
-    """The product by autograd, which has the gradient of the scale too: one tensor of N x C more.
+    """The product by autograd: one tensor of N x C more.
 
     16-bit logits are rounded once more, as in torch's own `cross_entropy(logits * scale)`. A scale
-    on the CPU gets to the logits' device with the arguments of the product.
+    on the CPU comes with the arguments of the product.
     """
     scale = scale.reshape(())  # so that it does not widen the logits
     return logits * (scale if scale.is_cpu else scale.to(logits.device))
 
 
 def scaled_but_masks(logits: Tensor, scale: Tensor, options: CommonOptions) -> Tensor:
-    """Masks that are looked for are masks after the product too, and nothing to its derivative."""
+    """Masks that are looked for stay masks, and are nothing to the derivative."""
     if options.smooth_over != "unmasked":
         return scaled(logits, scale)
     masked = logits <= torch.finfo(logits.dtype).min

@@ -51,10 +51,10 @@ def linear_label_smoothing_loss(
     never exist whole.
 
     A drop-in for :func:`torch.nn.functional.linear_cross_entropy`, whose ``input`` is ``hidden``
-    here; ``ignore_index`` is a number, and chunks are not an option but the rule. The arguments are
-    those of :class:`labelsmooth.FusedLinearLabelSmoothingLoss`, which describes them. Here
-    ``logit_scale`` may also be a tensor of one element, which gets its gradient; the hidden states
-    (and the bias) are then multiplied by it before all else.
+    here; ``ignore_index`` is a number. The arguments are those of
+    :class:`labelsmooth.FusedLinearLabelSmoothingLoss`. Here ``logit_scale`` may also be a tensor of
+    one element, which gets its gradient; hidden states and bias are then multiplied by it before
+    all else.
 
     Shape:
         hidden (D,), (N, D) or (..., D); linear_weight (C, D); linear_bias (C,); target (), (N,) or
@@ -83,8 +83,8 @@ def loss(
     options: LinearOptions,
     scale: Tensor | None = None,
 ) -> Result:
-    """`linear_label_smoothing_loss` of tensors as they were given, its options made; hidden states
-    and bias are multiplied by the scale before."""
+    """`linear_label_smoothing_loss` with its options made; hidden states and bias are multiplied by
+    the scale."""
     return computed(_loss, given, given.linear_weight, normalizer, options, scale)
 
 
@@ -160,8 +160,7 @@ def _in_rows(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _check_rows(given: LinearInputs, rows: torch.Size) -> None:
-    """Raises unless what has an entry for each row has the shape of the rows; the rest check_call
-    looks at."""
+    """Raises unless what has an entry for each row has their shape; check_call does the rest."""
     target, probs, classes = given.target, given.target_probs, given.linear_weight.shape[0]
     check_tensor("target", target)
     if probs is not None:

@@ -42,19 +42,18 @@ class FusedLabelSmoothingLoss(OfLogits):
     Args:
         weight: class weights, (C,). Default: 1 for every class.
         ignore_index: rows with this target give no loss and no gradient, and entries of a
-            :class:`SparseTarget` with this class count nothing. Default: -100. Class probabilities
-            have no such rows, and beside them it must be negative; there a ``row_weight`` of 0
-            leaves a row out.
+            :class:`SparseTarget` with this class count nothing. Default: -100. Beside class
+            probabilities it must be negative; there a ``row_weight`` of 0 leaves a row out.
         reduction: ``"mean"`` divides the sum by the sum of the rows' :math:`w_y`, ignored rows left
             out (by the number of rows, for class probabilities and a :class:`SparseTarget`);
             ``"sum"``; ``"none"``.
         label_smoothing: :math:`a` in [0, 1]. Default: 0.
         smooth_over: ``"all"`` classes, as PyTorch has it; the ``"others"`` beside the target, which
-            is a class index then; or those that are ``"unmasked"`` in the row. A class is masked
-            where its logit, as given, is -inf or the lowest finite number of its dtype; a row whose
-            classes are all masked spreads nothing.
+            is a class index then; or those that are ``"unmasked"`` in the row: whose logit, as
+            given, is neither -inf nor the lowest finite number of its dtype. Without any, nothing
+            is spread.
         weight_over: what the class weights multiply: ``"all"`` terms, as PyTorch has it, or that of
-            the ``"target"`` alone, so that they do not say where the smoothing mass goes.
+            the ``"target"`` alone.
         prior: (C,), non-negative, sums to 1: where the smoothing mass goes. Default: uniform.
         objective: ``"kl_div"`` adds :math:`\sum_c w_c q_c \log q_c`, so that the loss is the
             Kullback-Leibler divergence from the smoothed target.
@@ -67,29 +66,27 @@ class FusedLabelSmoothingLoss(OfLogits):
             are gone; autograd raises where another operation still needs them, or lets NaN through
             where it cannot look (a GPU, compiled code). Where they are a DTensor, a part of a
             tensor, saved through hooks (a checkpoint), or wanted again (``retain_graph``,
-            torch.func), the gradient is a fresh one all the same; the documentation's page on
-            options has the list.
+            torch.func), the gradient is a fresh one; the documentation's page on options has the
+            list.
         return_stats: also return :class:`labelsmooth.LossStats`.
-        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"eager"``, which is plain
-            torch operations.
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"eager"``, plain torch.
         process_group: a group of torch.distributed, or its name, over whose ranks the classes lie,
             in rank order: the logits' columns are those of this rank, and so are class
             probabilities. Rows, all other targets, weight and prior (of all classes), normalizer
             and row_weight are the same on all ranks; so then is the loss. Forward takes one
-            all-gather of a few numbers a row, backward none. The module keeps the name.
+            all-gather of a few numbers a row, backward none.
         class_offset: the first class of this rank, beside num_classes. Default: that of equal
-            parts, padded or not, or of parts as torch.chunk makes them.
+            parts, padded or not, or of torch.chunk's.
         num_classes: C, the classes of all ranks; columns from there on are padding, without mass
-            or gradient, with a process_group and without one. Default: all columns of all ranks.
+            or gradient, also without a process_group. Default: all columns of all ranks.
 
-    All of them are attributes, which may be set between calls; what is set is checked as here. A
-    number may also be a NumPy scalar or a 0-d tensor, whose value is taken; one that requires grad
-    is an error, since nothing would come of it: a ``logit_scale`` to be learned is given to
-    :func:`labelsmooth.label_smoothing_loss`.
+    All are attributes, which may be set between calls and are checked then. A number may also be a
+    NumPy scalar or a 0-d tensor, whose value is taken; one that requires grad is an error: a
+    ``logit_scale`` to be learned is given to :func:`labelsmooth.label_smoothing_loss`.
 
-    ``weight`` and ``prior`` are buffers of float32 or better: they are widened where they are given
-    in 16 bits, and ``.half()``, ``.bfloat16()``, ``.to(dtype)`` and the ``buffer_dtype`` of
-    FullyShardedDataParallel leave their values as they are.
+    ``weight`` and ``prior`` are buffers of float32 or better: widened where they are given in 16
+    bits, and left so by ``.half()``, ``.bfloat16()``, ``.to(dtype)`` and the ``buffer_dtype`` of
+    FullyShardedDataParallel.
 
     Shape:
         logits (C,), (N, C) or (N, C, d1, ...) in float16, bfloat16, float32 or float64. target:
@@ -101,22 +98,21 @@ class FusedLabelSmoothingLoss(OfLogits):
         The logits may be a DTensor, of which one mesh dimension may shard the classes
         (``Shard(1)``, uneven and empty shards too) and others rows. Then target and row_weight are
         DTensors with the same placements, ``Replicate()`` where the classes are sharded and they
-        have none; or plain tensors, which are the same on all ranks, where that leaves nothing
-        sharded. weight, prior and normalizer are plain or replicated. What comes back is a DTensor:
-        of the rows' placements, or a scalar that is ``Partial()`` where rows are sharded. "mean" is
-        that of all rows of the mesh.
+        have none; or plain tensors, the same on all ranks, where that leaves nothing sharded.
+        weight, prior and normalizer are plain or replicated. The result is a DTensor: of the rows'
+        placements, or a scalar that is ``Partial()`` where rows are sharded. "mean" is that of all
+        rows of the mesh.
 
     Raises:
         TypeError: an argument of another type or dtype; a nested or sparse tensor; a DTensor where
             the logits are none; a number that requires grad; beside a DTensor or process_group, any
             tensor but logits and logit_scale that does.
-        ValueError: an option outside of its range, or without a meaning beside another one or for
-            the given target; shapes that do not fit, other devices; placements that do not fit;
-            process_group or class_offset beside a DTensor.
+        ValueError: an option outside of its range, or without a meaning beside another one or the
+            target; shapes, devices or placements that do not fit; process_group or class_offset
+            beside a DTensor.
         IndexError: on the CPU, a target that is no class and not ignore_index; nothing is written.
-            On a GPU such a row's loss and gradient are NaN, without a synchronisation, and it does
-            not count in the mean's denominator; ``LABELSMOOTH_CHECK=1`` in the environment makes it
-            the IndexError.
+            On a GPU such a row's loss and gradient are NaN, and it does not count in the mean's
+            denominator; ``LABELSMOOTH_CHECK=1`` in the environment makes it the IndexError.
         RuntimeError: a backend that is not built or does not fit the device; ``inplace=True`` on a
             leaf that requires grad.
 
@@ -168,9 +164,8 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
     exist whole.
 
     A drop-in for :class:`torch.nn.LinearCrossEntropyLoss`. Rows go in chunks through one slab of
-    logits, (R, C), whose place their gradient takes; from it come the gradients of the hidden
-    states and of the weight. Beyond inputs and gradients that takes the slab, a few numbers a row,
-    and, for a weight of 16 bits, its gradient's sums in float32, (C, D).
+    logits, (R, C), whose place their gradient takes. Beyond inputs and gradients that takes the
+    slab, a few numbers a row, and, for a weight of 16 bits, its gradient's sums in float32, (C, D).
 
     Args:
         in_features: D.
@@ -182,8 +177,8 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
             1024, 64 bits: 256) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less
             memory and more time.
         recompute: the gradients are made in backward, from the hidden states and four numbers a
-            row, with the projection done once more: nothing of the weight's size is kept between
-            forward and backward. Default: False, in forward. ``reduction="none"`` and
+            row, with the projection done once more: nothing of the weight's size is kept until
+            then. Default: False, in forward. ``reduction="none"`` and
             ``torch.compile`` always recompute.
         process_group: as there. ``linear`` then has this rank's classes: ceil(C / ranks), on the
             last ranks fewer or none.
@@ -206,22 +201,22 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
         The parameters of ``linear`` may be DTensors, as
         ``parallelize_module(model, mesh, {"loss.linear": ColwiseParallel()})`` makes them: of
         placements ``Shard(0)`` on at most one mesh dimension, ``Replicate()`` on others. hidden is
-        then a plain tensor, the same on all ranks of that mesh, or a DTensor whose rows may be
-        sharded over the other dimensions; all else is as for logits in a DTensor.
+        then a plain tensor, the same on all ranks, or a DTensor whose rows may be sharded over the
+        other dimensions; all else is as for logits in a DTensor.
 
     Raises:
-        TypeError: as :class:`FusedLabelSmoothingLoss`, and where hidden states, weight and bias
-            differ in dtype outside of autocast, or the weight is a DTensor in other parts than
-            classes: FSDP2's ``fully_shard`` goes to this module or one around it, whose hooks then
-            gather the weight, not to ``linear``. Or where ``linear`` was replaced by what computes
-            more than its weight says, as adapters do.
-        ValueError: as there, and for a weight that is empty, as ZeRO-3 leaves one; and where ranks
-            that hold its classes are called with other targets or numbers of rows.
+        TypeError: as :class:`FusedLabelSmoothingLoss`; hidden states, weight and bias that differ
+            in dtype outside of autocast; a weight that is a DTensor in other parts than classes
+            (FSDP2's ``fully_shard`` goes to this module or one around it, whose hooks then gather
+            the weight, not to ``linear``); a ``linear`` that computes more than its weight says, as
+            adapters do.
+        ValueError: as there; an empty weight, as ZeRO-3 leaves one; ranks of its classes that are
+            called with other targets or numbers of rows.
         IndexError: as there; the row is that of the batch.
 
-    Only those gradients are made that something requires: with a frozen projection nothing of its
-    size. On the CPU, rows that are ignored or have a weight of 0 are left out of the products (not
-    with ``return_stats``, which has a number for each). A second backward, ``create_graph``,
+    Only gradients that something requires are made: with a frozen projection nothing of its size.
+    On the CPU, rows that are ignored or have a weight of 0 are left out of the products (not with
+    ``return_stats``). A second backward, ``create_graph``,
     torch.func and forward mode work; they take the eager formulas, a chunk at a time.
     ``torch.compile`` and ``torch.export`` see one operator.
 
@@ -280,8 +275,8 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
 
 
 def _draw_unlike(linear: nn.Linear, class_offset: int) -> None:
-    """As nn.Linear draws its parameters, but each rank draws others, and all go on with the same
-    numbers of torch's own generator."""
+    """As nn.Linear does, but each rank draws others, and torch's own generator stays the same on
+    all."""
     seed = int(torch.randint(1 << 62, (), device="cpu")) + class_offset
     if linear.weight.is_meta:
         return

@@ -11,19 +11,17 @@ __all__ = ["SparseTarget"]
 
 
 class SparseTarget(NamedTuple):
-    """A target of K classes a row and their probabilities, as mixup, CutMix and the top classes of
-    a teacher have it: t_c is the sum of ``probs`` where ``classes`` is c. No N x C target is made.
+    """A target of K classes a row and their probabilities, as of mixup, CutMix or the top classes of
+    a teacher: t_c is the sum of ``probs`` where ``classes`` is c. No N x C target is made.
 
     Shape:
         For logits (N, C), (N, C, d1, ...) or (C,): both (N, K), (N, K, d1, ...) or (K,). For hidden
         states (N, D), (..., D) or (D,): both (N, K), (..., K) or (K,). ``classes`` of any integer
-        dtype, ``probs`` in float16, bfloat16, float32 or float64; their gradient is made where they
-        require one.
+        dtype, ``probs`` in float16, bfloat16, float32 or float64; they may require a gradient.
 
-    Classes that come twice in a row add up. An entry whose class is ``ignore_index`` counts
-    nothing; a row that has no other is ignored, as a class index that is ``ignore_index`` is.
-    Probabilities need not sum to 1. Reduction "mean" divides as for class probabilities: by the
-    number of rows that are not ignored, or the sum of their ``row_weight``.
+    An entry whose class is ``ignore_index`` counts nothing; a row that has no other is ignored.
+    Probabilities need not sum to 1. "mean" divides as for class probabilities: by the number of
+    rows that are not ignored, or the sum of their ``row_weight``.
     """
 
     classes: Tensor
@@ -37,8 +35,7 @@ class SparseTarget(NamedTuple):
         Args:
             y1, y2: class indices of the same shape, (N,), (N, d1, ...) or ().
             lam: in [0, 1]: a number (taken in torch's default dtype), a floating-point 0-d tensor,
-                or one value for each of N rows, (N,). The values of a tensor are not looked at, so
-                nothing waits for a device.
+                or one value for each of N rows, (N,). A tensor's values are not looked at.
 
         Raises:
             TypeError, ValueError: y1 and y2 differ in shape or device or are not class indices, or
