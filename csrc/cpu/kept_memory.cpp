@@ -29,7 +29,7 @@ Block* take_block(size_t bytes) {
   for (auto& place : kept) {
     Block* block = place.exchange(nullptr);
     if (!block) continue;
-    if (!taken && block->bytes >= bytes && block->bytes / 4 * 3 <= bytes) {
+    if (!taken && block->bytes >= bytes && bytes >= least_taken(block->bytes)) {
       taken = block;
       taken->passed_over = 0;
       continue;

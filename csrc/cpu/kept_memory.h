@@ -18,6 +18,8 @@ constexpr size_t kept_bytes = 32 << 20;
 constexpr size_t kept_blocks = 3;
 // One passed over by so many calls in turn goes back to the system.
 constexpr int most_passed_over = 16;
+// And goes to no request for less than this, three quarters of it.
+constexpr size_t least_taken(size_t block_bytes) { return block_bytes / 4 * 3; }
 
 struct Block {
   void* data;

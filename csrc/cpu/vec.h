@@ -140,11 +140,6 @@ LABELSMOOTH_HD T sum_lanes(Vec<T> x) {
 }
 
 template <class T>
-LABELSMOOTH_HD RowStats<double> sum_lanes(const RowStats<Vec<T>>& stats) {
-  return {0, sum_lanes(stats.sum_exp), sum_lanes(stats.coef_dot), sum_lanes(stats.coef_sum)};
-}
-
-template <class T>
 LABELSMOOTH_HD T max_lanes(Vec<T> x) {
   return reduce_lanes<T, Vec<T>::size>(x.lanes, [](auto a, auto b) { return a > b ? a : b; });
 }

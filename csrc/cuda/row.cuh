@@ -12,7 +12,7 @@ struct Row {
   using T = typename Accumulate<Element>::type;
   using Classes = Chunk<Element>;
   using Probs = ChunkProbs<Element, soft>;
-  using Sums = RowSums<T, kind == Kind::soft>;
+  using Sums = RowSums<T, soft>;
 
   const Problem<Element>& problem;
   int64_t index;

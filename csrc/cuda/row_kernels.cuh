@@ -12,6 +12,8 @@
 // it, after all that its row needs is read.
 #pragma once
 
+#include <climits>
+
 #include "chunks.cuh"
 #include "denominator.cuh"
 #include "plan.h"

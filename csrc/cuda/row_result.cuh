@@ -9,7 +9,7 @@ template <class Element, Kind kind>
 class RowResult {
   static constexpr bool soft = kind == Kind::soft;
   using T = typename Accumulate<Element>::type;
-  using Sums = RowSums<T, kind == Kind::soft>;
+  using Sums = RowSums<T, soft>;
 
  public:
   // Of a row that is closed.

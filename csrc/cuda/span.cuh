@@ -1,8 +1,6 @@
 // Which classes of a row are whose: chunks of 16 bytes, parts of a row, the chunks of a thread.
 #pragma once
 
-#include <climits>
-
 #include "element.cuh"
 #include "plan.h"
 
@@ -19,7 +17,6 @@ struct Span {
   int chunks;
   int whole_begin, whole_end;  // the chunks that are inside the row
 
-  __device__ Span(const Element* row, int64_t classes) : Span(row, classes, 0, INT_MAX) {}
   __device__ Span(const Element* row, int64_t classes, int part, int chunks_a_part)
       : classes(classes) {
     const int lead = static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(Element));
