@@ -11,8 +11,8 @@ __all__ = ["SparseTarget"]
 
 
 class SparseTarget(NamedTuple):
-    """A target of K classes a row and their probabilities, as of mixup, CutMix or the top classes of
-    a teacher: t_c is the sum of ``probs`` where ``classes`` is c. No N x C target is made.
+    """A target of K classes a row and their probabilities, as of mixup, CutMix or a teacher's top
+    classes: t_c is the sum of ``probs`` where ``classes`` is c. No N x C target is made.
 
     Shape:
         For logits (N, C), (N, C, d1, ...) or (C,): both (N, K), (N, K, d1, ...) or (K,). For hidden

@@ -1,8 +1,7 @@
 """The head of a language model put off until its loss: the logits are never made.
 
-A model computes `logits = lm_head(hidden)`, scales or caps them, and gives them to its loss. While
-it is called, the head returns a stand-in that remembers the hidden states and what is done to the
-logits; the loss makes of it a call from hidden states.
+While a model is called, its head returns a stand-in that remembers the hidden states and how the
+logits are scaled or capped; the loss makes of it a call from hidden states.
 """
 
 from __future__ import annotations
@@ -96,8 +95,7 @@ def with_logits(model_class: Any) -> Any:
 
 @functools.cache
 def with_deferred_logits(model_class: Any) -> Any:
-    """The class of a model, which in training and where it is given labels makes no logits. Its
-    outputs then have none."""
+    """The class of a model, which in training makes no logits where it is given labels."""
     labels_at = list(inspect.signature(model_class.forward).parameters).index("labels") - 1
 
     class Deferring(model_class):  # type: ignore[misc]

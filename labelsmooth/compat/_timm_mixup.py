@@ -35,16 +35,16 @@ class Mixup(_Sparse, mixup.Mixup):  # type: ignore[misc]
     """timm's Mixup, but its target is a :class:`~labelsmooth.compat.timm.MixedTarget` (N, 2).
 
     Arguments, random draws (NumPy's, in timm's order) and images, which are mixed in place, are
-    timm's, and so is the loss by :class:`labelsmooth.compat.timm.SoftTargetCrossEntropy`. By
-    default ``label_smoothing`` is 0.1, as timm has it.
+    timm's, and so is the loss by :class:`labelsmooth.compat.timm.SoftTargetCrossEntropy`.
+    ``label_smoothing`` is 0.1 by default.
 
     Shape: x (N, channels, H, W), N even; target: class indices (N,), of any dtype.
 
     Raises:
         ValueError: N is odd (timm's AssertionError).
 
-    ``num_classes`` does not matter here: C is that of the logits. With ``multi_label=True`` all is
-    timm's, the dense target too. A mode that is neither "elem" nor "pair" is "batch".
+    ``num_classes`` does not matter. With ``multi_label=True`` all is timm's, the dense target too.
+    A mode that is neither "elem" nor "pair" is "batch".
     """
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor | MixedTarget]:
@@ -65,8 +65,7 @@ class FastCollateMixup(_Sparse, mixup.FastCollateMixup):  # type: ignore[misc]
     """timm's FastCollateMixup, the ``collate_fn`` of a loader, likewise.
 
     As :class:`Mixup`, of a list of pairs of a uint8 image (an array or a tensor) and a class index;
-    images come as uint8. There also is mode "half", of which N/2 images and targets come.
-    timm's PrefetchLoader takes it as it takes timm's.
+    images come as uint8. Mode "half" gives N/2 images and targets. timm's PrefetchLoader takes it.
     """
 
     def __call__(self, batch: Any, _: Any = None) -> tuple[Tensor, Tensor | MixedTarget]:

@@ -54,9 +54,8 @@ class LabelSmoothing(KeepsTarget):
     Shape: log-probabilities x (N, C), class indices y (N,); the loss is a scalar in x's dtype.
     Without a row that is not padding it is 0.
 
-    ``true_dist`` is the smoothed target of the last call, q above, whose rows of padding are 0. It
-    is made when it is asked for, and None before the first call. ``criterion`` is there for whoever
-    looks at it; the loss does not go through it.
+    ``true_dist`` is the smoothed target of the last call, q above, whose rows of padding are 0. The
+    loss does not go through ``criterion``.
 
     Raises:
         TypeError: padding_idx is a float: (size, smoothing) are the arguments of

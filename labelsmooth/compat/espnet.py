@@ -33,11 +33,9 @@ class LabelSmoothingLoss(nn.Module):
     Shape: logits (B, T, C) of any strides, class indices (B, T). The loss is a scalar in the dtype
     of the logits.
 
-    Oddities, as there: by default long utterances count more, and a batch counts the more the
-    longer its utterances are. With ``normalize_length`` a batch of nothing but padding has the loss
-    NaN and the gradient 0. ``true_dist`` is None, before a call and after it.
-
-    The number of tokens stays on its device; the original waits for it.
+    Oddities, as there: by default long utterances count more, within a batch and among batches.
+    With ``normalize_length`` a batch of nothing but padding has the loss NaN and the gradient 0.
+    ``true_dist`` is always None.
 
     Raises:
         TypeError: another criterion: the original calls any, on a target of B*T x C.

@@ -1,11 +1,10 @@
 """fairseq's label-smoothed loss and its criterion.
 
-In a ``--user-dir``, the one line that puts both in place of fairseq's, for
-``--criterion label_smoothed_cross_entropy`` as before::
+In a ``--user-dir``, the line that puts both in place of fairseq's::
 
     from labelsmooth.compat import fairseq; fairseq.patch()
 
-fairseq is imported where the criterion or `patch` is asked for; the function does without.
+The criterion and `patch` import fairseq; the function does without.
 """
 
 from collections.abc import Callable
@@ -45,11 +44,10 @@ def label_smoothed_nll_loss(
 
     Shape: lprobs (..., C) of any strides, target (...) or (..., 1). Both results have lprobs'
     dtype. They are scalars; without ``reduce`` they are (..., 1) if there is an ignore_index and
-    (...) if there is none, as there. Both have a gradient; that of nll_loss costs nothing unless it
-    is taken.
+    (...) if there is none, as there. Both have a gradient.
 
-    Older versions spread epsilon over all classes, the target too, as
-    :func:`labelsmooth.label_smoothing_loss` does by default.
+    Older versions spread epsilon over all classes, as :func:`labelsmooth.label_smoothing_loss` does
+    by default.
 
     Raises:
         ValueError: epsilon outside of [0, 1], shapes that do not fit.
@@ -82,19 +80,17 @@ def label_smoothed_nll_loss(
 
 class _OfLogits:
     """LabelSmoothedCrossEntropyCriterion of fairseq 0.12.2, which it is a subclass of, but from the
-    model's logits: loss, nll_loss and gradient are made in one pass, without log-probabilities in
-    float32, B x T x C.
+    model's logits: in one pass, without log-probabilities in float32, B x T x C.
 
     ``(task, sentence_avg, label_smoothing, ignore_prefix_size=0, report_accuracy=False)``, its
     configuration, its logging outputs and their reduction are inherited.
 
     The logits are the first of what the model returns where its log-probabilities are fairseq's own
-    log-softmax of that. Of models with an adaptive softmax, or whose ``get_normalized_probs`` is
-    another one, the log-probabilities are asked for, and `label_smoothed_nll_loss` takes them.
+    log-softmax of that. Of models with an adaptive softmax or another ``get_normalized_probs``,
+    `label_smoothed_nll_loss` takes the log-probabilities.
 
-    The nll_loss of `compute_loss` has no gradient where it comes from logits; ``forward`` needs
-    none. The loss is float32, as there. `compute_accuracy` takes the largest logit, so that no
-    rounding of log-probabilities makes a tie.
+    The nll_loss of `compute_loss` has no gradient where it comes from logits. The loss is float32,
+    as there. `compute_accuracy` takes the largest logit: no rounding makes a tie.
 
     `patch` registers it as "label_smoothed_cross_entropy". For another name::
 
@@ -194,7 +190,7 @@ def patch() -> None:
     """Puts `label_smoothed_nll_loss` and the criterion in the place of fairseq's.
 
     What is derived from fairseq's criterion (with alignment, with CTC, ...) gets the function, and
-    so does whatever imports it afterwards from where it is defined.
+    so does what imports it afterwards from where it is defined.
     """
     original = import_module(_ORIGINAL)
     original.label_smoothed_nll_loss = label_smoothed_nll_loss  # type: ignore[attr-defined]

@@ -45,17 +45,16 @@ class LabelSmoothingCrossEntropy(_Decoded, nn.Module):
         eps: :math:`\epsilon` in [0, 1]. Default: 0.1.
         weight: class weights, (C,). Default: 1 for every class. A plain attribute as in fastai, no
             buffer: ``.to(device)`` does not move it.
-        reduction: ``"mean"``, as above: the two terms are divided by different numbers; ``"sum"``
-            and ``"none"`` divide by none.
+        reduction: ``"mean"``, as above; ``"sum"`` and ``"none"`` do not divide.
 
     Shape:
         output: logits (N, C) or (N, C, d1, ...). target: class indices (N,) or (N, d1, ...), of any
         dtype; what is no integer is cut off to one. The loss is a scalar of the logits' dtype, or
         for ``"none"`` has the target's shape.
 
-    A row whose target is -100 is ignored by the second term and its denominator, not by the first,
-    nor by N. Where all are, the mean is NaN, and the gradient that of the first term.
-    ``activation`` and ``decodes`` take the last axis for the classes', the loss takes axis 1.
+    Rows whose target is -100 count in the first term and N all the same. Where all are, the mean is
+    NaN, and the gradient that of the first term. ``activation`` and ``decodes`` take the last axis
+    for the classes', the loss takes axis 1.
 
     Raises:
         TypeError, ValueError: shapes that do not fit; eps outside [0, 1] (which fastai takes);
@@ -101,9 +100,8 @@ class LabelSmoothingCrossEntropyFlat(_Decoded):
     Args:
         eps, weight, reduction: as there; these alone may be given by position.
         axis: of the classes. Default: -1.
-        flatten: False gives logits and target to the loss as they are, but that ``axis`` and the
-            last change places in both, and the loss takes axis 1 for the classes': right for (N, C)
-            alone. Default: True.
+        flatten: False only swaps ``axis`` and the last one in logits and target, of which the loss
+            takes axis 1 for the classes': right for (N, C) alone. Default: True.
         floatify: changes nothing, since the loss takes class indices.
         is_2d: False, flat logits without a class axis, is a ValueError (fastai's IndexError, at the
             call). Default: True.
@@ -113,10 +111,10 @@ class LabelSmoothingCrossEntropyFlat(_Decoded):
         without the axis, or as many in another shape. The loss is a scalar, or for ``"none"`` (N,),
         of the rows in the order of ``targ.transpose(axis, -1)`` (where that exists).
 
-    Where three or more axes follow that of the classes, or it is counted from the end and is not
-    the last, fastai pairs rows with other rows' targets; where the target has no such axis, as at
-    axis 1 of logits (N, C), it raises an IndexError. Here each row has its own target.
-    ``activation`` and ``decodes`` take the last axis for the classes', not ``axis``.
+    Each row has its own target. In fastai, where three or more axes follow that of the classes, or
+    it is counted from the end and is not the last, it has another row's; where the target has no
+    such axis, as at axis 1 of logits (N, C), that is an IndexError. ``activation`` and ``decodes``
+    take the last axis for the classes', not ``axis``.
 
     Not a module, as in fastai; ``reduction`` and ``to`` are those of ``func``, the loss inside.
     """

@@ -32,7 +32,7 @@ class XentLoss(nn.Module):
 
     Called as ``loss(log_probs, trg=...)``; other arguments by name pass unread.
 
-    ``criterion`` is there for whoever looks at it; the loss does not go through it.
+    The loss does not go through ``criterion``.
 
     Raises:
         ValueError: smoothing above 1; or beside smoothing, a negative pad_index, which the original

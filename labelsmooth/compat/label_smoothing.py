@@ -20,8 +20,8 @@ P = ParamSpec("P")
 
 
 class KeepsTarget(nn.Module):
-    """What divergences of log-probabilities (N, C) from a smoothed target have in common: they
-    keep the target of the last call, from which the smoothed one is made when it is asked for."""
+    """Of log-probabilities (N, C); keeps the target of the last call, of which the smoothed one is
+    made when it is asked for."""
 
     def __init__(self, size: int, smoothing: float) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class KeepsTarget(nn.Module):
 
 
 def _told_apart(init: Callable[P, None]) -> Callable[P, None]:
-    """Raises TypeError for the arguments of the other class of the name, or what may be them."""
+    """Raises TypeError for what may be arguments of the other class of the name."""
 
     @wraps(init)
     def told_apart(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -84,7 +84,7 @@ class LabelSmoothing(KeepsTarget):
 
     The Annotated Transformer's class of this name, ``(size, padding_idx, smoothing)``, is
     :class:`labelsmooth.compat.annotated_transformer.LabelSmoothing`. Its arguments, and an integer
-    in second place, which may be a padding index as well as a smoothing, are a TypeError.
+    in second place, are a TypeError.
     """
 
     @_told_apart

@@ -36,8 +36,8 @@ class SmoothedCrossEntropyLoss(nn.Module):
     Oddities, as there: tokens of pad_id count where an output_mask says so. Where nothing counts
     the loss is 0.
 
-    It is no NeMo module: NeMo's checks of neural types (``input_types``, ``output_types``,
-    arguments by keyword alone) and its ``from_config_dict`` are not there.
+    It is no NeMo module: without NeMo's checks of neural types (``input_types``, ``output_types``,
+    arguments by keyword alone) and ``from_config_dict``.
 
     Raises:
         ValueError: pad_id and output_mask both None; other shapes; one class.
@@ -108,11 +108,11 @@ class SmoothedNLLLoss(nn.Module):
     denominator, nor in the smoothing's term. A label of ignore_index leaves out the target's term
     alone. Lengths beside an output_mask are not looked at.
 
-    Not as there: without mask and lengths the original multiplies (B, T) by (B, T, C), which fails,
-    or, where it does not, is another loss. And there the smoothing's term is divided without
-    :math:`\varepsilon`, which makes NaN where nothing counts; here it is 0.
+    Not as there: without mask and lengths the original multiplies (B, T) by (B, T, C), which fails
+    or is another loss. And there the smoothing's term is divided without :math:`\varepsilon`, which
+    makes NaN where nothing counts; here it is 0.
 
-    It is no NeMo module: what :class:`SmoothedCrossEntropyLoss` says of that holds.
+    It is no NeMo module, as :class:`SmoothedCrossEntropyLoss`.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """OpenNMT-py's loss, up to version 3.0.2; read in 2.3.0.
 
-Since 3.0.3 OpenNMT-py has torch's own, of logits: ``CrossEntropyLoss(ignore_index=padding_idx,
-reduction="sum", label_smoothing=...)``. :class:`labelsmooth.FusedLabelSmoothingLoss` and
-:class:`labelsmooth.compat.torch.CrossEntropyLoss` take the same arguments.
+Since 3.0.3 it has torch's own, of logits: ``CrossEntropyLoss(ignore_index=padding_idx,
+reduction="sum", label_smoothing=...)``, whose arguments
+:class:`labelsmooth.FusedLabelSmoothingLoss` takes.
 """
 
 import torch
@@ -31,14 +31,14 @@ class LabelSmoothingLoss(nn.Module):
     Shape: log-probabilities x (N, C), class indices y (N,). The loss is a scalar of float32 or
     better, as there: in the wider dtype of x and the buffer ``one_hot``.
 
-    ``one_hot`` (1, C), what every row of q has before its target, is the original's buffer; the
-    loss takes nothing of it but its dtype.
+    ``one_hot`` (1, C), what every row of q has before its target, is the original's buffer, of
+    which the loss takes the dtype alone.
 
-    An ignore_index that is negative, as it is by default, counts from the end, as there: class
-    C-100 gets no smoothing mass in any row, and fewer than 100 classes are an IndexError. Two
-    things of that are not reproduced. In rows whose target is that class the original's q sums to
-    1 + s/(C-2), since nobody else goes without; here the others share s, s/(C-1) each. Rows whose
-    target is the negative ignore_index itself are ignored; there they are an error of indexing.
+    A negative ignore_index, as the default, counts from the end, as there: class C-100 gets no
+    smoothing mass in any row, and fewer than 100 classes are an IndexError. Not as there: in rows
+    whose target is that class the others share s, s/(C-1) each, where the original's q sums to
+    1 + s/(C-2); and rows whose target is the negative ignore_index itself are ignored, there an
+    error of indexing.
 
     Raises:
         ValueError: label_smoothing outside of (0, 1], tgt_vocab_size below 3, x of other shape.

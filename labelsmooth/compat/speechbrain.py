@@ -45,8 +45,8 @@ def nll_loss(
     Oddities, as there: ``"sum"`` does not sum, it is one of the others. The weights are not in the
     mean's denominator, nor in the smoothing's term. A target of -100 leaves out the target's term
     alone: the frame's smoothing and its place in the denominator stay. Where nothing counts, "mean"
-    and "batch" are NaN; the gradient, NaN there too, is 0 here. "batch" of (B, C) with smoothing,
-    an IndexError there, is (B,) here.
+    and "batch" are NaN; the gradient is 0, NaN there. "batch" of (B, C) with smoothing, an
+    IndexError there, is (B,).
 
     Raises:
         ValueError: T differs by more than allowed_len_diff; other shapes; a length for (B, C).
@@ -99,8 +99,8 @@ def kldiv_loss(
 
     Oddities, as there: with a label_smoothing of 0, the default, or less it is :func:`nll_loss` of
     the first three arguments and the reduction, which knows no padding, masks by length and takes
-    means by frames. With smoothing "mean" is the sum, "batch" divides by length, a share of T, and
-    not by frames, and no other reduction looks at length.
+    means by frames. With smoothing "batch" divides by length, a share of T, and no other reduction
+    looks at it.
 
     Raises:
         TypeError: "batch" without a length.
@@ -144,8 +144,8 @@ def masked_nll(
     ignore_index: int = -100,
     eps: float = 0.0,
 ) -> Tensor:
-    """The rows' losses times the mask, reduced; of log-probabilities (B, C) or (B, C, T), mask and
-    targets (B,) or (B, T). A row whose target is ignore_index has its smoothing's term alone."""
+    """Of log-probabilities (B, C) or (B, C, T), mask and targets (B,) or (B, T). A row whose target
+    is ignore_index has its smoothing's term alone."""
     classes = targets.long().unsqueeze(1)
     known = classes != ignore_index
     dtype = torch.promote_types(mask.dtype, torch.float32)
@@ -181,7 +181,7 @@ def _check_axes(log_probabilities: Tensor, targets: Tensor) -> None:
 
 
 def _counted(length: Tensor | None, targets: Tensor) -> Tensor:
-    """Which frames do not lie behind the end of their utterance."""
+    """Which frames lie within their utterance."""
     if length is None:
         return torch.ones_like(targets, dtype=torch.bool)
     check_tensor("length", length)

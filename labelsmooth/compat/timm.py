@@ -42,8 +42,8 @@ class LabelSmoothingCrossEntropy(nn.Module):
             takes). At the call: shapes that do not fit.
         IndexError: a target that is no class. No index is ignored, -100 neither.
 
-    Of logits (N, T, C) timm takes each target's log-probability from position 0 of its row: that is
-    right only where T is 1. Here it is that of the target's own position.
+    Of logits (N, T, C) timm takes each target's log-probability from position 0 of its row; here it
+    is that of the target's own position.
     """
 
     def __init__(self, smoothing: float = 0.1) -> None:
@@ -69,14 +69,14 @@ class SoftTargetCrossEntropy(nn.Module):
     .. math:: \ell = \frac{1}{N} \sum_n \sum_c -t_{nc} \log p_{nc}
 
     Shape:
-        x: logits (N, C) or (..., C). target: what timm's Mixup makes, a dense target of x's shape
-        or one that broadcasts to it; or what the Mixup here makes, a :class:`MixedTarget`; or
-        another :class:`labelsmooth.SparseTarget`. The loss is a scalar. Its dtype is the one that
-        torch promotes those of x and of a dense target to, float32 for bfloat16 logits and timm's
-        float32 targets; of a sparse target float32, or float64 for float64 logits.
+        x: logits (N, C) or (..., C). target: timm's dense one, of x's shape or one that broadcasts
+        to it; or of the Mixup here, a :class:`MixedTarget`; or another
+        :class:`labelsmooth.SparseTarget`. The loss is a scalar. Its dtype is what torch promotes
+        those of x and of a dense target to, float32 for bfloat16 logits and timm's float32 targets;
+        of a sparse target float32, or float64 for float64 logits.
 
-    A row need not sum to 1, and is not divided by its sum. A dense target may be of integers, of
-    which a copy in x's dtype is made. A :class:`MixedTarget` brings its ``label_smoothing``.
+    A row need not sum to 1. A dense target may be of integers, which are copied in x's dtype. A
+    :class:`MixedTarget` brings its ``label_smoothing``.
 
     Raises:
         RuntimeError: a dense target does not broadcast to x's shape.
@@ -106,8 +106,7 @@ class MixedTarget(SparseTarget):
     ``FusedLabelSmoothingLoss(label_smoothing=mixup.label_smoothing)``.
     """
 
-    # Of each smoothing a class: pin_memory and accelerate make a tuple anew by its type and its
-    # parts, which would lose an attribute.
+    # Of each smoothing a class: pin_memory and accelerate make a tuple anew, without attributes.
     __slots__ = ()
     label_smoothing: ClassVar[float]
 

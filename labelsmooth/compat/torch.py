@@ -1,7 +1,7 @@
 """PyTorch's own losses, to the letter: signatures, results in the logits' dtype, isinstance.
 
-For whoever patches them or calls them by keyword; else `labelsmooth.label_smoothing_loss` and the
-modules are the same with more options, and return float32 for 16-bit logits.
+For whoever patches them or calls them by keyword; `labelsmooth.label_smoothing_loss` and the
+modules have more options, and return float32 for 16-bit logits.
 
     torch.nn.functional.cross_entropy = labelsmooth.compat.torch.cross_entropy
 """
@@ -77,9 +77,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """:func:`torch.nn.functional.linear_cross_entropy`, of torch 2.13 and later.
 
-    Always in chunks, whose rows ``options.batch_chunk_size`` may set; the other ``options`` have no
-    meaning here: every call may be differentiated twice, and sums are float32. For a weight of
-    shape (C, d1, ..., D) the logits are made.
+    Always in chunks, whose rows ``options.batch_chunk_size`` may set; the other ``options`` are not
+    looked at: every call may be differentiated twice, and sums are float32. For a weight of shape
+    (C, d1, ..., D) the logits are made.
     """
     classes, *outputs, features = linear_weight.shape
     if input.dim() not in (1, 2) or (outputs and input.dim() == 1) or input.shape[-1] != features:

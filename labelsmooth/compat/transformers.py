@@ -4,8 +4,8 @@
     Trainer(..., compute_loss_func=compute_loss_func(label_smoothing=0.1, shift=True))
     apply_to(model, label_smoothing=0.1)              # where the model makes its loss
 
-The last is the best where it can be had: it sees the logits in the model's own dtype, before
-accelerate copies them to float32, and can do without logits altogether (``fused_head=True``).
+The last is the best where it can be had: it sees the logits before accelerate copies them to
+float32, and can do without them (``fused_head=True``).
 """
 
 import inspect
@@ -35,9 +35,8 @@ class LabelSmoother:
     """:class:`transformers.trainer_pt_utils.LabelSmoother`: smoothing over all classes, the mean
     over the labels that are not ``ignore_index``, or ``num_items_in_batch`` as its denominator.
 
-    Logits are shifted by their labels, not by a copy. As there, a negative label that is not
-    ``ignore_index`` counts as class 0, the loss of 16-bit logits is float32, and a denominator of
-    shape (n_gpu, 1) makes a loss of that shape.
+    As there, a negative label that is not ``ignore_index`` counts as class 0, the loss of 16-bit
+    logits is float32, and a denominator of shape (n_gpu, 1) makes a loss of that shape.
     """
 
     epsilon: float = 0.1
@@ -104,11 +103,11 @@ def apply_to(
         model: a PreTrainedModel, or a PeftModel around one, before anything else wraps it.
         label_smoothing, eval_smoothing: a in [0, 1], in training and in evaluation, which has no
             ``lse_square_scale`` either.
-        fused_head: in training, where labels are given, no logits are made: the hidden states and
-            the head's weight go to :func:`labelsmooth.linear_label_smoothing_loss`, and
-            ``outputs.logits`` is None. For models that do with the head's output nothing but scale
-            it, cap it by tanh (Gemma, Cohere, Granite) and take the loss; others raise. The model
-            gets a class of the same name, derived from its own.
+        fused_head: in training, where labels are given, no logits are made, but
+            :func:`labelsmooth.linear_label_smoothing_loss` of the hidden states; ``outputs.logits``
+            is None. For models that only scale the head's output, cap it by tanh (Gemma, Cohere,
+            Granite) and take the loss; others raise. The model gets a class of the same name,
+            derived from its own.
         options: of :func:`labelsmooth.label_smoothing_loss`, with ``fused_head`` of
             :func:`labelsmooth.linear_label_smoothing_loss`. ``inplace=True`` leaves the gradient in
             ``outputs.logits``.
@@ -177,8 +176,7 @@ def _predicts_the_next(model: Any) -> bool:
 
 
 def _checked(label_smoothing: float, options: dict[str, Any], head: Any = None) -> dict[str, Any]:
-    """The options, which are refused here rather than in the first step; head: where the logits
-    are not made."""
+    """The options, refused here rather than in the first step; head: where there are no logits."""
     of_transformers = {"ignore_index", "reduction", "return_stats"}
     if head is not None:
         of_transformers |= {"logit_scale", "softcap"}  # the model's own
@@ -208,8 +206,8 @@ def _loss(
     options: dict[str, Any],
     ignore_index: int = -100,
 ) -> Tensor:
-    """Of (..., C) and (...): the mean, or the sum over the count. Class weights and a prior are
-    where the logits are from the first call on."""
+    """Of (..., C) and (...): the mean, or the sum over the count. Class weights and a prior move to
+    the logits' device at the first call."""
     labels, count = labels.to(logits.device), num_items_in_batch
     for name in ("weight", "prior"):
         if isinstance(vector := options.get(name), Tensor):
