@@ -17,12 +17,12 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 @functools.cache
 def choose_backend(name: Backend, device: torch.device) -> Any:
-    """The module whose forward and backward compute a call on this device.
+    """The module that computes a call on this device.
 
     "auto" is the kernels of the device; on a GPU those of CUDA where they were built for it and its
     driver, else Triton's where triton is installed; else, and on other devices, "eager".
 
-    Raises RuntimeError where a backend is not built, or is not for this device.
+    Raises RuntimeError where the backend is not built, or not for this device.
     """
     if name == "auto":
         name = _best_for(device)
@@ -61,8 +61,7 @@ def _best_for(device: torch.device) -> Backend:
 
 
 def _why_not_cuda(device: torch.device) -> str | None:
-    """What keeps the CUDA kernels from running there, in words that follow their name; where there
-    is no GPU, nothing that is known of one."""
+    """What keeps the CUDA kernels from running there, in words that follow their name."""
     if not CUDA_ARCHITECTURES:
         return (
             "is not built: install labelsmooth where nvcc is found, or take 'triton', or 'eager', "

@@ -27,13 +27,12 @@ def weighted(coef: Tensor, x: Tensor) -> Tensor:
 
 
 def like(number: float | Tensor, tensor: Tensor) -> Tensor:
-    """The number, which compiled code may have as a tensor, in the shape and dtype of another."""
+    """The number, in compiled code a tensor, in the shape and dtype of another."""
     return torch.zeros_like(tensor) + number
 
 
 def log(x: Tensor) -> Tensor:
-    """0 where x is not positive, and so is its derivative: of the coefficient that it multiplies
-    nothing is left there."""
+    """0 where x is not positive, and so is its derivative."""
     return x.masked_fill(x <= 0, 1.0).log()
 
 
@@ -70,7 +69,7 @@ def classes_of(
     weight = ones if weight is None else weight[here].to(ones.dtype)
     prior = ones / classes.all if prior is None else prior[here].to(ones.dtype)
     over_all = ones if weight_over_target else weight
-    # What has a coefficient of 0 and is infinite or NaN counts as 0: the prior where nothing is
+    # What is infinite or NaN beside a coefficient of 0 counts as 0: the prior where nothing is
     # spread or the class has no weight, the weight where nothing is spread over the class.
     unspread = like(label_smoothing, ones) == 0
     prior = prior.masked_fill((unspread | (over_all == 0)) & ~prior.isfinite(), 0.0)

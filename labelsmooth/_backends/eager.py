@@ -1,7 +1,7 @@
 """The loss in plain torch operations: the readable reference.
 
-For devices without a kernel and for derivatives that the kernels do not give: `loss` and `gradient`
-can be differentiated. No N x C target is built; the temporaries are those of a softmax.
+For devices without a kernel and derivatives that no kernel gives: `loss` and `gradient` can be
+differentiated. The temporaries are those of a softmax.
 """
 
 import math
@@ -46,7 +46,7 @@ def row_loss(rows: Rows, inputs: Inputs, options: Options) -> Tensor:
 
 
 def dots(rows: Rows, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Sums of coef_c (x_c - shift): of what the target has by itself, and the others."""
+    """Sums of coef_c (x_c - shift): the target's own, and the others'."""
     difference = rows.x - rows.shift
     dot_of_target = torch.zeros_like(rows.shift)
     if rows.target is not None:
@@ -91,8 +91,8 @@ def mean_denominator(total_weight: Tensor) -> Tensor:
 
 
 def denominator(inputs: Inputs, options: CommonOptions) -> Tensor | None:
-    """None where nothing is divided. (The number 1 would not do: under torch.func a 0-d float32 by
-    a Python number is a float64.)"""
+    """None where nothing is divided. (Under torch.func a 0-d float32 by the number 1 is a
+    float64.)"""
     if options.reduction != "mean":
         return None
     if inputs.normalizer is not None:
@@ -210,8 +210,8 @@ def backward(
 
 
 def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
-    """The gradient that forward made times the incoming one, in place; where that is 1, as nearly
-    always, the CPU reads and writes nothing."""
+    """The gradient that forward made times the incoming one, in place; where that is 1, the CPU
+    reads and writes nothing."""
     if can_be_read(grad_loss) and grad_loss.item() == 1.0:
         return grad_logits
     return grad_logits.mul_(grad_loss)
@@ -221,8 +221,7 @@ def scaled_(grad_logits: Tensor, grad_loss: Tensor) -> Tensor:
 
 
 def partial(inputs: Inputs, options: Options, *, beta: Tensor | None = None) -> Tensor:
-    """What this rank's classes are to the rows, (fields, N); `beta` where it is known although
-    masked classes are left out."""
+    """What this rank's classes are to the rows, (fields, N); `beta` if known for "unmasked"."""
     inputs = without_padding(inputs, options)
     unknown = options.smooth_over == "unmasked" and beta is None
     known = Known(beta=_zero_of_rows(inputs) if unknown else beta)

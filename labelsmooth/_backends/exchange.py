@@ -1,9 +1,9 @@
 """The one collective of a call over ranks: the parts of rows, and whether all mean the same call.
 
-What a rank sends begins with a header, from which all of them see whether they mean the same call.
-If not, or if one of them has met an error, all raise: no rank waits for another that has left. For
-that a message has the same size on all ranks whatever they were called with: the largest of late, a
-history that they share. Who needs more says so, and then all send once more.
+What a rank sends begins with a header. If headers differ, or one of them tells of an error, all
+raise: no rank waits for another that has left. For that a message has the same size on all ranks
+whatever they were called with: the largest of late, a history that they share. Who needs more says
+so, and then all send once more.
 """
 
 import os
@@ -35,7 +35,7 @@ class RanksDifferError(ValueError):
 
 
 class Header(NamedTuple):
-    """Of a call: words that are the same on all ranks, then those that are not."""
+    """Of a call: what is the same on all ranks, then what is not."""
 
     shared: dict[str, int]
     own: tuple[int, int]  # classes from, to
@@ -82,7 +82,7 @@ def _checksum(tensor: Tensor | None) -> Tensor | None:
 
 
 def _words(values: list[int], device: torch.device) -> Tensor:
-    """And 0 for those that follow; a GPU gets them without a wait."""
+    """Padded with 0; a GPU gets them without a wait."""
     words = torch.tensor(values + [0] * (WORDS - len(values)), dtype=torch.int64, device="cpu")
     return words if device.type == "cpu" else words.pin_memory().to(device, non_blocking=True)
 
@@ -130,12 +130,11 @@ def _exchange_of(group: Any) -> _Exchange:
 
 
 class Gather:
-    """All ranks' parts of rows, (ranks, fields, N), of this rank's, (fields, N); of a call whose
-    ranks must agree on its inputs, its options and more.
+    """All ranks' parts of rows, (ranks, fields, N), of this rank's, (fields, N).
 
-    Raises what is wrong on any of them on all of them: on the CPU, and with LABELSMOOTH_CHECK=1
-    everywhere. Else a GPU asserts that they agree, and nothing waits for it. In a graph that is
-    traced or captured nobody looks.
+    The ranks must agree on inputs, options and more. If not, all raise: on the CPU, and with
+    LABELSMOOTH_CHECK=1 everywhere; else a GPU asserts it, without a wait. In a graph that is traced
+    or captured nobody looks.
     """
 
     def __init__(self, inputs: Inputs, options: CommonOptions, **more: int) -> None:
@@ -231,8 +230,7 @@ def _named(ranks: list[int]) -> str:
 
 
 class together:  # noqa: N801, reads as a word of the language
-    """An error within, before the ranks have exchanged anything, is told to the others, who raise
-    one too."""
+    """An error within, before any exchange, is told to the other ranks, which raise too."""
 
     def __init__(self, group: Any, logits: Any) -> None:
         self._group: Any = None
@@ -259,7 +257,7 @@ class together:  # noqa: N801, reads as a word of the language
             exchange.run(self._group, _words([1], self._device()))
 
     def _device(self) -> torch.device:
-        """Where the others' logits most likely are, of those that the group has a backend for."""
+        """Where the others' logits most likely are, and the group has a backend."""
         kinds = [device.type for device in self._group._device_types]
         if isinstance(self._logits, Tensor) and self._logits.device.type in kinds:
             return self._logits.device

@@ -79,8 +79,8 @@ def combine(
 
 
 def can_read_once(inputs: Inputs, options: Options) -> bool:
-    """The entropy of what is spread over a row's unmasked classes and over several classes of its
-    target needs beta at each of these; beta is known when the row has been read."""
+    """Not where the entropy is that of a row's unmasked classes and of several of its target: it
+    needs beta at each, which is known when the row has been read."""
     has_entropy = options.objective == "kl_div" and options.smooth_over == "unmasked"
     return has_one_class(inputs) or not has_entropy
 
@@ -93,7 +93,7 @@ def _run(
     options: Options,
     *asked: bool,
 ) -> Any:
-    """Calls the operator of that name: first what is its own, then what all of them take."""
+    """The operator of that name: first what is its own, then what all take."""
     label_smoothing: float | Tensor = options.label_smoothing
     traced = not has_values(inputs.logits) and inputs.logits.is_cpu
     if traced and not isinstance(label_smoothing, Tensor):
@@ -201,9 +201,8 @@ FAKES: dict[str, Callable[..., Any]] = {
 
 
 def _define_traced(name: str, fake: Callable[..., Any]) -> None:
-    """The overload for torch.compile: label_smoothing is a tensor on the CPU, since an operator's
-    float would be a constant of the graph, compiled anew whenever it changes; and a wrong target is
-    an IndexError here too."""
+    """The overload for torch.compile, as schema_of says; a wrong target is an IndexError here
+    too."""
     operator = getattr(torch.ops.labelsmooth, name).default
     schema = str(operator._schema).partition("(")[2]
     schema = schema.replace("float label_smoothing", "Tensor label_smoothing")

@@ -72,8 +72,8 @@ def resolved(options: AnyOptions, columns: int) -> AnyOptions:
 
 
 def share_of(options: CommonOptions) -> tuple[int, int]:
-    """Where the classes of this rank begin, if not given by class_offset, and how many they are, of
-    num_classes in equal parts, the last of which are smaller or empty: as DTensor has them."""
+    """Where the classes of this rank begin and how many they are, of num_classes in equal parts,
+    the last of which are smaller or empty: as DTensor has them."""
     place, total = place_in(options.process_group), int(options.num_classes or 0)
     first = options.class_offset
     first = _first_class(place, total) if first is None else first
@@ -91,8 +91,8 @@ def _first_class(place: Place, total: int, columns: int = 0) -> int:
 
 
 def with_share(options: AnyOptions, group: str, classes: int) -> tuple[AnyOptions, int]:
-    """The options of a rank that has its share of so many classes, and columns for how many of
-    them; from num_classes on, if given, they are padding."""
+    """The options of a rank that has its share of so many classes, and how many columns it has;
+    from num_classes on, if given, these are padding."""
     shared = replace(options, process_group=group, num_classes=classes)
     first, count = share_of(shared)
     total = classes if options.num_classes is None else options.num_classes

@@ -21,7 +21,7 @@ from .parts import empty_part
 
 
 def backend_of(inputs: Inputs, options: CommonOptions, **more: int) -> Any:
-    """That of the device; over ranks, where the options have a group: they must agree on more."""
+    """That of the device; with a group over its ranks, which must agree on more."""
     backend = choose_backend(options.backend, inputs.logits.device)
     if options.process_group is None:
         return backend
@@ -82,8 +82,7 @@ def has_classes(inputs: Inputs, options: Options) -> bool:
 
 
 def beta_is_needed_first(options: Options) -> bool:
-    """The entropy of what is spread over a row's unmasked classes needs beta, for which all ranks
-    must know which these are: one more gather."""
+    """The entropy of what is spread over a row's unmasked classes needs beta: one more gather."""
     return options.objective == "kl_div" and options.smooth_over == "unmasked"
 
 

@@ -31,8 +31,7 @@ def ignored_rows(inputs: Inputs, options: CommonOptions) -> Tensor:
 
 
 def counting_rows(inputs: Inputs, options: CommonOptions) -> Tensor:
-    """Which rows are neither ignored, nor have a target that is no class, nor a weight of 0; (N,)
-    or (N, S)."""
+    """Not those that are ignored, of weight 0, or whose target is no class; (N,) or (N, S)."""
     target, row_weight = inputs.target, inputs.row_weight
     counting = ~ignored_rows(inputs, options)
     if not target.is_floating_point():
@@ -44,9 +43,8 @@ def counting_rows(inputs: Inputs, options: CommonOptions) -> Tensor:
 
 
 def without_unused(rows: Tensor, inputs: Inputs, options: CommonOptions) -> Tensor:
-    """Logits or hidden states, (N, ...), of which rows that count nothing are 0: what they hold,
-    NaN perhaps, is to reach no derivative. But what the derivative in a weight of 0 needs, a loss
-    that is finite, stays."""
+    """Logits or hidden states, (N, ...), with 0 in rows that count nothing: NaN in them is to reach
+    no derivative. But a finite loss, which the derivative in a weight of 0 needs, stays."""
     if inputs.row_weight is None and inputs.target.is_floating_point():
         return rows
     unused = ignored_rows(inputs, options).unsqueeze(1)
@@ -105,8 +103,7 @@ def entries_of(inputs: Inputs, options: Options) -> Entries:
 
 
 def _merged(named: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Each class with the sum of its probabilities where it comes first, and 0 where it comes
-    again."""
+    """Each class's sum of probabilities where it comes first, and 0 where it comes again."""
     named, order = named.sort(dim=1)
     first = torch.ones_like(named[:, :1], dtype=torch.bool)
     first = torch.cat([first, named[:, 1:] != named[:, :-1]], 1)
@@ -116,8 +113,8 @@ def _merged(named: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Target(NamedTuple):
-    """The classes of each row that its target names, (N, K) or (N, K, S), and their terms; 0 for
-    entries that count nothing or are of other columns."""
+    """The classes that a row's target names, (N, K) or (N, K, S), and their terms; 0 for entries
+    that count nothing or are of other columns."""
 
     classes: Tensor
     probs: Tensor  # t_c

@@ -36,9 +36,9 @@ LARGE_LSE = 128.0  # beyond which it may still be 64 times as large
 class LinearOutputs(NamedTuple):
     """What forward returns.
 
-    loss, row_stats, predicted as in Outputs; the gradients, the weight's and the bias's as sums in
-    whatever dtype they were added up; pending (), what they are still to be multiplied by. What
-    was not asked for is empty.
+    loss, row_stats, predicted as in Outputs; the gradients, the weight's and the bias's in the
+    dtype of their sums; pending (), what they are still to be multiplied by. What was not asked for
+    is empty.
     """
 
     loss: Tensor
@@ -51,8 +51,8 @@ class LinearOutputs(NamedTuple):
 
 
 class _Scale(NamedTuple):
-    """How a gradient gets its factors: the kernel divides G by `divisor`, the products multiply it
-    by `alpha`, and `pending` is what is left for the end."""
+    """A gradient's factors: the kernel divides G by `divisor`, the products multiply it by `alpha`,
+    and `pending` is left for the end."""
 
     divisor: Tensor | None
     pending: Tensor | None = None
@@ -113,7 +113,7 @@ def backward(
     dtype: torch.dtype,
     needed: list[bool],
 ) -> Gradients:
-    """The gradients that are needed, from the statistics that forward left."""
+    """The gradients that are needed, from forward's statistics."""
     call = _Call(inputs, options, dtype, needed)
     scale = call.scale(grad_loss)
     sums = call.sums(needed, scale)
@@ -160,16 +160,15 @@ class _Call:
         self.is_empty = len(hidden if self._counted is None else self._counted) == 0
 
     def _rows_that_count(self) -> Tensor | None:
-        """Their numbers, unless all do. On a GPU asking would mean to wait; with statistics every
-        row has its own."""
+        """Their numbers, unless all do, or to ask would mean to wait, or statistics are wanted."""
         if not self._inputs.target.is_cpu or self._options.return_stats:
             return None
         counts = self._counting
         return None if bool(counts.all()) else counts.nonzero().squeeze(1)
 
     def _of_products(self, rows: Rows, hidden: Tensor) -> Tensor:
-        """Hidden states as the weight's gradient takes them: 0 times what a row that counts nothing
-        holds must not be NaN. Where such rows are left out there is none."""
+        """As the weight's gradient takes them: 0 times what a row that counts nothing holds must
+        not be NaN."""
         left_out = hidden.is_cpu and not self._options.return_stats
         if left_out or not (self._options.return_stats or self._inputs.row_weight is not None):
             return hidden
@@ -181,7 +180,7 @@ class _Call:
         return counting_rows(self._whole, self._options)
 
     def chunks(self) -> Iterator[tuple[Rows, Tensor, Tensor]]:
-        """The rows of each, their hidden states, and their logits in the slab that all share."""
+        """The rows of each, their hidden states, and their logits in the slab."""
         if self.is_empty:
             return
         weight, slab = self.linear_weight, None
@@ -207,8 +206,7 @@ class _Call:
     def of_kernel(
         self, logits: Tensor, rows: Rows, divisor: Tensor | None
     ) -> tuple[Inputs, Options]:
-        """A chunk as the backend takes it; its gradient, over the divisor, goes in the logits'
-        place."""
+        """A chunk as the backend takes it; its gradient, over the divisor, replaces the logits."""
         whole = Inputs(logits, *self._inputs[3:])
         probs, row_weight = whole.target_probs, whole.row_weight
         inputs = whole._replace(
@@ -223,7 +221,7 @@ class _Call:
         return inputs, self._options.of_logits(reduction=reduction, inplace=True)
 
     def agree_if_empty(self) -> None:
-        """Without a chunk the ranks would exchange nothing, and see no difference between them."""
+        """Without a chunk the ranks would not see that they differ."""
         if self.is_empty and self._options.process_group is not None:
             nothing = self.linear_weight.new_empty(1, 0, dtype=self.accumulate_dtype)
             self.backend.gather(nothing, with_targets=False)
@@ -239,8 +237,7 @@ class _Call:
 
     @property
     def _sums_hidden(self) -> bool:
-        """Whether the gradient of the hidden states, of which a rank has that of its classes, is
-        summed over them."""
+        """Whether the gradient of the hidden states is summed over the ranks."""
         options = self._options
         return options.process_group is not None and not options.partial_hidden_grad
 
@@ -251,9 +248,9 @@ class _Call:
         return made._replace(hidden=summed(made.hidden, str(self._options.process_group)))
 
     def scale(self, grad_loss: Tensor | None = None) -> _Scale:
-        """By the denominator in the kernel; but float16 could not hold a gradient that is divided
-        by it before it is multiplied by the loss scaler's factor. And where the slab is float16, by
-        what keeps its elements below overflow and above subnormal numbers."""
+        """By the denominator in the kernel; but in float16 at the end, times the loss scaler's
+        factor. And where the slab is float16, by what keeps its elements from overflow and
+        underflow."""
         hidden, linear_weight, *_ = self._inputs
         if torch.float16 not in (hidden.dtype, linear_weight.dtype, self._dtype):
             return _Scale(self.denominator)

@@ -23,12 +23,8 @@ FAST_BFLOAT16 = _multiplies_bfloat16_fast()
 def rows_of_chunk(
     rows: int, features: int, dtype: torch.dtype, device: torch.device, asked: int | None
 ) -> int:
-    """R, by shapes and dtype alone: a chunk reads the whole weight and its gradient, which R rows
-    pay for.
-
-    About D, so that the slab is no larger than the weight once D reaches the least R that keeps
-    products fast; then equal chunks.
-    """
+    """R, by shapes and dtype alone: of equal chunks of about D rows, so that the slab is no larger
+    than the weight once D reaches the least R that keeps products fast."""
     if asked is not None:
         return min(asked, max(rows, 1))
     least, most, multiple = 1024, 4096, 128
@@ -46,15 +42,15 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def dtype_of_sums(dtype: torch.dtype, several: bool) -> torch.dtype:
-    """Of the weight's gradient until it is handed out: several chunks would lose digits if they
-    were rounded each time, and one of float16 its small elements before they are scaled."""
+    """Of the weight's gradient: several chunks would lose digits if they were rounded each time,
+    and one of float16 its small elements before they are scaled."""
     if dtype == torch.float16 or (dtype == torch.bfloat16 and several):
         return torch.float32
     return dtype
 
 
 def from_logits(inputs: LinearInputs, dtype: torch.dtype) -> Inputs:
-    """The call as one from logits, of which there are shape, dtype and device, but no memory."""
+    """The call as one from logits without memory."""
     shape = (inputs.hidden.shape[0], inputs.linear_weight.shape[0])
     return Inputs(inputs.hidden.new_empty(1, dtype=dtype).expand(shape), *inputs[3:])
 
@@ -62,8 +58,8 @@ def from_logits(inputs: LinearInputs, dtype: torch.dtype) -> Inputs:
 def bias_in(
     linear_bias: Tensor | None, dtype: torch.dtype, options: CommonOptions
 ) -> Tensor | None:
-    """In the dtype of the products. Classes that it masks by its own dtype's lowest number, where
-    masks are looked for, are masked whatever is added in whatever dtype."""
+    """In the dtype of the products. Where masks are looked for, its own dtype's lowest number masks
+    whatever is added."""
     if linear_bias is None:
         return None
     bias = linear_bias.to(dtype)

@@ -20,10 +20,9 @@ class Gradients(NamedTuple):
 
 
 class Sums:
-    """Of those that are needed, for the rows of G that come; `alpha` undoes what G is scaled by.
+    """Of those that are needed; `alpha` undoes what G is scaled by.
 
-    Several chunks of a 16-bit weight's gradient are added up in float32, and so is what the ranks
-    have of that of the hidden states.
+    In float32: several chunks of a 16-bit weight's gradient, and the hidden states' over ranks.
     """
 
     def __init__(
@@ -113,8 +112,8 @@ def _adds_in_float32(factor: Tensor) -> bool:
 def finish(
     made: Gradients, scale: Tensor, inputs: LinearInputs, *, keep: bool, backend: Any
 ) -> Gradients:
-    """The sums times what is left to multiply them by, rounded once to the dtypes of what they are
-    gradients of; in their place unless they are to be kept."""
+    """The sums times the scale, rounded once to the dtypes of what they are gradients of; in place
+    unless they are to be kept."""
 
     def finished(grad: Tensor, of: Tensor | None) -> Tensor:
         if of is None or grad.numel() == 0:
