@@ -208,7 +208,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--frozen-steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32, help="paragraphs of a micro-batch")
     parser.add_argument("--accumulate", type=int, default=2, help="micro-batches of a step")
