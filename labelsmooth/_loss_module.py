@@ -1,4 +1,4 @@
-"""What the loss modules have in common: their options, class weights and prior are attributes."""
+"""What the loss modules have in common."""
 
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar

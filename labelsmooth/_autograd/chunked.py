@@ -1,9 +1,8 @@
 """The projection and the loss by the eager formulas, chunk by chunk: second derivatives,
 torch.func, forward mode, and the gradients of weight, prior, probabilities and row weights.
 
-Everything is made of one function of a chunk's tensors, the losses of its rows. Derivatives are
-taken of that function when they are asked for, a chunk at a time, so that no more than one chunk's
-logits exist at once.
+Everything is made of one function of a chunk's tensors, the losses of its rows. Its derivatives are
+taken when they are asked for, so that no more than one chunk's logits exist at once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ from .._call.check_call import check_targets
 from .._call.problem import Inputs, LinearInputs, LinearOptions, Outputs, accumulate_dtype
 from .derivatives import jvp, vjp
 
-# A chunk is a function of all tensors but the normalizer. Of these some have an entry for each row.
+# A chunk is a function of all tensors but the normalizer, some of which have an entry for each row.
 NAMES = tuple(name for name in LinearInputs._fields if name != "normalizer")
 OF_ROWS = tuple(name in ("hidden", "target", "target_probs", "row_weight") for name in NAMES)
 COUNT = len(NAMES)
@@ -74,7 +73,7 @@ def _denominator(inputs: LinearInputs, options: LinearOptions, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class _Formula:
-    """What is computed of the tensors of a chunk, and how the rows are cut into chunks."""
+    """Of the tensors of a chunk; and how rows are cut into chunks."""
 
     options: LinearOptions
     dtype: torch.dtype
@@ -94,8 +93,8 @@ class _Formula:
         return self.forward(without_unused(hidden, of_logits, self.options), *others).loss
 
     def gradient(self, cotangent: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
-        """Those that are wanted, of the losses times the cotangent; what chunks add up to, in the
-        dtype of sums."""
+        """Those wanted, of the losses times the cotangent; what chunks add up, in the dtype of
+        sums."""
         found = vjp(self.losses, tensors, self.wanted, cotangent)
         return tuple(map(_for_sums, _chosen(found, self.wanted), _chosen(OF_ROWS, self.wanted)))
 
@@ -135,7 +134,7 @@ def _placed(values: Any, places: Any) -> list[Any]:
 
 
 def _joined(parts: Iterable[Any], of_rows: tuple[bool, ...]) -> tuple[Tensor, ...]:
-    """Of all chunks, as they come: rows one after the other, what has none of them added up."""
+    """Of all chunks: rows one after the other, all else added up."""
     joined: list[Any] = [[] if of_row else None for of_row in of_rows]
     for part in parts:
         for place, (piece, of_row) in enumerate(zip(part, of_rows, strict=True)):

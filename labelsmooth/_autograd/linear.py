@@ -23,8 +23,7 @@ TENSORS = len(LinearInputs._fields)
 def apply(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, row_stats and predicted, as a node of autograd's graph where there is one; `dtype` is
-    that of the projection."""
+    """Loss, row_stats and predicted; `dtype` is that of the projection."""
     if not torch.compiler.is_compiling():  # there the operator does, when it runs
         choose_backend(options.backend, inputs.hidden.device)
     others = inputs[3:]
@@ -46,8 +45,8 @@ def apply(
 
 
 class _Linear(Function):
-    """With anything `needed`, forward makes these gradients and backward hands them out; else
-    backward makes them, from four numbers a row."""
+    """Forward makes the gradients that are `needed`, and backward hands them out; else backward
+    makes them, from four numbers a row."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

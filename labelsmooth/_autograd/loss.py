@@ -1,8 +1,8 @@
 """The loss as autograd sees it: gradients in one step or in two, and every other derivative.
 
-Kernels give the loss and the gradient of the logits. All else is differentiated out of the eager
-backend's formulas, when it is asked for: the gradients of weight, prior, probabilities,
-normalizer and row weights, second derivatives, forward mode.
+Kernels give the loss and the gradient of the logits. All else is taken of the eager formulas when
+it is asked for: the gradients of weight, prior, probabilities, normalizer and row weights, second
+derivatives, forward mode.
 """
 
 import weakref
@@ -45,9 +45,9 @@ def _is_one_step(inputs: Inputs, options: Options) -> bool:
     """Whether forward makes the gradient too, in the same pass.
 
     Not in float16, whose gradients would underflow before the loss scaler's factor is known; not
-    where backward needs the logits for other gradients too. A compiled graph cannot ask whether the
-    incoming gradient is 1, and the product would be one pass more than two steps take: there only
-    in place, where two steps would need memory.
+    where backward needs the logits for other gradients too. In a compiled graph, which cannot ask
+    whether the incoming gradient is 1 and would multiply, only in place, where two steps would need
+    memory.
     """
     logits, *others = inputs
     return (
@@ -111,8 +111,8 @@ class _Loss(Function):
 
 
 class _TransformedLoss(_Loss):
-    """The same for torch.func and forward mode. Apart because torch.func wants the context set up
-    by itself, for which autograd takes as long as for all else."""
+    """For torch.func and forward mode. Apart because a setup_context takes autograd as long as all
+    else."""
 
     forward = staticmethod(_forward)  # type: ignore[assignment]
 
@@ -178,7 +178,7 @@ def _gradient(
 
 
 class _Gradient(Function):
-    """The gradient of the logits as a function that has derivatives itself."""
+    """The gradient of the logits, with derivatives itself."""
 
     @staticmethod
     def forward(grad_loss: Tensor, row_stats: Tensor, *arguments: Any) -> Tensor:
@@ -239,8 +239,8 @@ def in_transform() -> bool:
 
 
 def is_needed_again(grad_loss: Tensor) -> bool:
-    """Whether another backward through this graph may follow (retain_graph=True), or this one
-    stands for many (is_grads_batched=True)."""
+    """Whether another backward may follow (retain_graph=True), or this one stands for many
+    (is_grads_batched=True)."""
     return (
         torch._C._autograd._get_current_graph_task_keep_graph()
         or torch._C._functorch.is_legacy_batchedtensor(grad_loss)

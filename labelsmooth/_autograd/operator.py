@@ -1,8 +1,7 @@
 """The loss as one operator: what torch.compile and torch.export see of it.
 
-A graph then holds a single node, which neither traces an autograd.Function nor loses its gradient:
-where autograd is at work, the operator is `loss.apply`, in a tracer as in eager mode. "loss_"
-overwrites the logits.
+A graph then holds a single node: where autograd is at work, the operator is `loss.apply`, in a
+tracer as in eager mode. "loss_" overwrites the logits.
 """
 
 from typing import Any
@@ -22,7 +21,7 @@ KEYWORDS = keywords_of(Options, without=("inplace",))
 
 
 def apply(inputs: Inputs, options: Options) -> Outputs:
-    """The loss as a node of autograd's graph where there is one, or of a graph that is traced."""
+    """The loss as a node of autograd's graph, or of one that is traced."""
     if not torch.compiler.is_compiling():
         return loss.apply(inputs, options, backend_of(inputs, options))
     if in_transform() and options.process_group is None:

@@ -1,8 +1,7 @@
 """What inplace=True does to the logits, as autograd sees it: never silently wrong.
 
-Whoever saved the logits before they were overwritten finds another version of them in backward, and
-raises. Whoever computes with them afterwards gets a node of autograd's graph that lets no gradient
-through.
+Whoever saved the logits before finds another version of them in backward, and raises. Whoever
+computes with them afterwards gets a node that lets no gradient through.
 """
 
 from typing import Any
@@ -16,12 +15,11 @@ from .._call.checks import base_of, can_be_read, has_values
 
 
 def can_be_overwritten(logits: Tensor) -> bool:
-    """Not where they are a part of a tensor: autograd spreads the gradient of a part over a new
-    tensor of the whole anyway, and who uses other parts must not find a new version of them. Not
-    where they are a view that autograd lets nobody write to, as chunk() makes them, or one that
-    negates. Not where nobody would learn of it: who wants their gradient kept, who saved them
-    through hooks (a checkpoint, say), which know no versions, and who uses what a traced graph
-    begins with after that graph.
+    """Not where they are a part of a tensor, whose gradient autograd spreads over a new tensor
+    anyway and whose other parts must keep their version; nor a view that nobody may write to, as
+    chunk() makes them, or that negates. Not where nobody would learn of it: who wants their
+    gradient kept, who saved them through hooks (a checkpoint, say), which know no versions, and who
+    uses what a traced graph begins with after that graph.
     """
     base = base_of(logits)
     if base is not logits and (
@@ -41,7 +39,7 @@ def _begins_a_graph(tensor: Tensor) -> bool:
 
 
 def mark_overwritten(tensor: Tensor) -> None:
-    """From now on no gradient goes through the tensor and its views to what they were made of."""
+    """From now on no gradient goes through the tensor and its views."""
     base = base_of(tensor)
     # Who wrote to it has given it a new version already.
     with torch.autograd.grad_mode._unsafe_preserve_version_counter(base):

@@ -141,9 +141,8 @@ def check_row_weight(row_weight: Any, rows: tuple[int, ...], device: torch.devic
 def check_targets(inputs: Inputs, options: CommonOptions) -> None:
     """Raises IndexError where a class index is no class and not ignored.
 
-    On the CPU, and with LABELSMOOTH_CHECK=1 everywhere: it waits for the device. Where the values
-    cannot be read, as in a compiled graph, nobody looks; a row without a class is then NaN, as on a
-    device.
+    On the CPU, and with LABELSMOOTH_CHECK=1 everywhere, which waits for the device. Where nobody
+    looks, as in a compiled graph, such a row is NaN.
     """
     logits, target, probs, *_ = inputs
     if target.is_floating_point() or not has_values(target):

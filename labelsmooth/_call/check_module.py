@@ -10,9 +10,8 @@ from .values import described
 
 
 def check_is_its_weight(name: str, linear: Any) -> None:
-    """Raises for an adapter of LoRA, or a layer whose weight is made by a hook before each call, as
-    torch.nn.utils.spectral_norm does (parametrizations make it when it is looked at), or by
-    fully_shard."""
+    """Raises for an adapter of LoRA, or a layer whose weight a hook makes before each call, as
+    those of torch.nn.utils.spectral_norm (not parametrizations) and fully_shard do."""
     came = described(linear)
     if type(linear).forward is nn.Linear.forward:
         if "forward" in linear.__dict__:

@@ -37,16 +37,13 @@ def can_be_read(tensor: Any) -> bool:
 
 
 def is_dtensor(value: Any) -> bool:
-    """Asked without an import of torch.distributed.tensor, which takes longer than all of this
-    package."""
+    """Without an import of torch.distributed.tensor, which takes longer than this package."""
     return hasattr(type(value), "to_local")  # Dynamo does not know it of the value
 
 
 def check_prior(prior: Any, options: CommonOptions) -> None:
-    """Raises ValueError unless the prior is a distribution that the options can smooth over.
-
-    Whether it is a prior by its shape and dtype, `check_class_vector` says.
-    """
+    """Raises ValueError unless the prior is a distribution that the options can smooth over; of
+    shape and dtype `check_class_vector` does."""
     if not can_be_read(prior) or prior.dim() != 1 or not prior.is_floating_point():
         return
     values = prior.detach().double()
@@ -84,7 +81,7 @@ def check_tensor(name: str, value: Any) -> None:
 
 
 def check_class_vector(name: str, vector: Any, classes: int | None = None) -> None:
-    """Raises unless it is one floating-point number for each class, however many these are."""
+    """Raises unless it is one floating-point number for each class."""
     check_tensor(name, vector)
     if vector.dim() != 1 or vector.shape[0] == 0 or classes not in (None, vector.shape[0]):
         expected = "C" if classes is None else classes
@@ -106,8 +103,8 @@ def check_logit_scale(scale: Tensor, logits: Tensor) -> None:
 def check_linear(
     hidden: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, options: CommonOptions
 ) -> None:
-    """Raises unless hidden states of (D,) or (..., D) can be projected to at least one class; or
-    none, where other ranks have them."""
+    """Raises unless hidden states can be projected to at least one class; or none, where other
+    ranks have them."""
     check_tensor("hidden", hidden)
     if hidden.dim() == 0:
         raise ValueError("hidden: expected shape (D,) or (..., D), got ()")
@@ -140,14 +137,13 @@ GATHER_PARAMETERS = (
 
 
 def check_gathered(linear: nn.Module) -> None:
-    """Raises where fully_shard() was applied to the linear layer, whose hooks never run: placements
-    alone do not tell its parameters from a vocabulary in parts."""
+    """Raises where fully_shard() was applied to the linear layer, whose hooks never run."""
     if hasattr(linear, "unshard"):
         _check_parameter("linear_weight", linear.weight)
 
 
 def _check_parameter(name: str, parameter: Any) -> None:
-    """Raises where a trainer holds it in parts: it is whole only while its module is called."""
+    """Raises where a trainer holds it in parts."""
     if is_dtensor(parameter):
         raise TypeError(f"{name}: expected a plain tensor, got a DTensor: {GATHER_PARAMETERS}")
     check_tensor(name, parameter)

@@ -1,7 +1,7 @@
 """A signature declared once, as a dataclass, for every function and class that takes it.
 
 Type checkers read it from the decorators' types, `inspect.signature` and Sphinx from
-`__signature__`; what is called is the plain function, at no cost.
+`__signature__`; what is called is the plain function.
 """
 
 import inspect

@@ -43,7 +43,7 @@ class CommonOptions:
     """What a call depends on beside its tensors, from logits or from a projection; checked when
     made.
 
-    The one declaration of these keywords: functions and modules take theirs from here.
+    Functions and modules take their keywords from here.
     """
 
     ignore_index: int = -100

@@ -1,9 +1,8 @@
 """Calls with DTensors, as calls with their local tensors.
 
 Classes lie over at most one mesh dimension, whose ranks are then the process group; rows over any
-others. Nothing is moved: what lies otherwise is an error. Imported where a DTensor comes, with all
-of torch.distributed.tensor. A compiled graph breaks here: Dynamo does not follow what is asked of
-placements.
+others. Nothing is moved: what lies otherwise is an error. Imported where a DTensor comes. A
+compiled graph breaks here: Dynamo does not follow what is asked of placements.
 """
 
 from collections.abc import Callable
@@ -134,7 +133,7 @@ def _called(
     axis: int,
     denominator: "_Denominator",
 ) -> Any:
-    """With what lies beside logits or projection taken from the mesh, and the results put there."""
+    """With all other tensors taken from the mesh, and the results put there."""
     expected = {
         **placements_of_target(given, layout, rows, axis),
         **dict.fromkeys(("weight", "prior"), layout.replicated),
@@ -201,8 +200,8 @@ def _in_share(
 
 
 class _Denominator:
-    """Of the mean: where rows lie over the mesh the sum of all their target weights, by one
-    exchange. An error before it is told to the ranks that would wait."""
+    """Of the mean: the sum of all rows' target weights, by one exchange. An error before it is told
+    to the ranks that would wait."""
 
     def __init__(
         self, layout: Layout, normalizer: Any, options: CommonOptions, device: torch.device

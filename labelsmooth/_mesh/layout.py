@@ -23,8 +23,7 @@ class Layout(NamedTuple):
     rows: Placements  # of a tensor with one entry a row
 
     def with_axis(self, axis: int, *, of_classes: bool = False) -> Placements:
-        """Of a tensor with one axis more than the rows: the classes, or one that is whole on each
-        rank."""
+        """Of a tensor with one axis more than the rows: the classes, or one that is not sharded."""
         placements: list[Placement] = [
             Shard(p.dim + 1) if isinstance(p, Shard) and p.dim >= axis else p for p in self.rows
         ]
@@ -91,7 +90,7 @@ def layout_of_logits(logits: Any, axis: int) -> Layout:
 
 
 def layout_of_projection(hidden: Any, linear_weight: Any) -> Layout:
-    """By the placements of the weight and, where they are a DTensor, the hidden states."""
+    """By the placements of the weight and of hidden states in a DTensor."""
     mesh, placements = linear_weight.device_mesh, _normal(linear_weight)
     sharding = [dim for dim, p in enumerate(placements) if p == Shard(0)]
     if len(sharding) > 1 or not all(type(p) is Replicate or p == Shard(0) for p in placements):
@@ -117,7 +116,7 @@ def layout_of_projection(hidden: Any, linear_weight: Any) -> Layout:
 def placements_of_target(
     given: Any, layout: Layout, rows: torch.Size, axis: int
 ) -> dict[str, Placements]:
-    """The placements of the target: few classes a row, probabilities of all, or an index."""
+    """Few classes a row, probabilities of all, or an index."""
     target, few = given.target, layout.with_axis(axis)
     if given.target_probs is not None:
         return {"target": few, "target_probs": few}
@@ -140,8 +139,8 @@ def _check_mesh(name: str, tensor: DTensor, mesh: DeviceMesh) -> None:
 
 
 def local_of(name: str, tensor: Any, placements: Placements, layout: Layout) -> Any:
-    """What this rank has of a DTensor with the placements. A plain tensor is the same on all ranks,
-    so that it fits where nothing is sharded."""
+    """What this rank has of a DTensor with the placements. A plain tensor fits where nothing is
+    sharded."""
     if not isinstance(tensor, Tensor):
         return tensor  # about which others have more to say
     if not isinstance(tensor, DTensor):
@@ -164,9 +163,9 @@ def on_this_rank(tensor: DTensor, placements: Placements) -> Tensor:
 
 
 class _Local(Function):
-    """As to_local(), but the gradient has the tensor's own strides: those that torch computes from
-    shards of unlike sizes are others, for which autograd copies a leaf's gradient, and some torch
-    versions gather it for that."""
+    """As to_local(), but the gradient has the tensor's own strides: from shards of unlike sizes
+    torch computes others, for which autograd copies a leaf's gradient, and some versions gather
+    it."""
 
     @staticmethod
     def forward(ctx: Any, tensor: DTensor, placements: Placements) -> Tensor:
@@ -183,7 +182,7 @@ class _Local(Function):
 
 
 def summed_over_rows(tensor: Any, layout: Layout) -> Any:
-    """A tensor that all rows share: its gradient is the sum of what the ranks' rows make of it."""
+    """A tensor that all rows share: its gradient is summed over the ranks' rows."""
     for group in layout.row_groups if isinstance(tensor, Tensor) else ():
         tensor = summed_in_backward(tensor, group)
     return tensor

@@ -16,9 +16,8 @@ def classes_second(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def in_dtype_of(x: Tensor, loss: Tensor, target: Tensor | None = None) -> Tensor:
-    """The loss as the original has it: in the dtype of the logits or log-probabilities x, or what
-    torch promotes it and that of class probabilities to. Under autocast it is float32, as that of
-    the originals on a GPU."""
+    """The loss in the dtype of the logits or log-probabilities x, or what torch promotes it and
+    that of class probabilities to; under autocast in float32, as the originals' on a GPU."""
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         return loss
     dtype = x.dtype
