@@ -16,8 +16,8 @@ from .plan import Gpu, Plan, gpu_of, plan_of
 
 
 def strides_of(tensor: Tensor, unit: int = 1) -> tuple[int, int, int]:
-    """(outer, classes, inner) of (N, C) or (N, C, S), an (N, C) being one of many positions; the
-    outer and inner one in this unit."""
+    """(outer, classes, inner) of (N, C), which is one of N positions, or (N, C, S); outer and inner
+    in this unit."""
     if tensor.dim() == 2:
         return 0, tensor.stride(1), tensor.stride(0) // unit
     return tensor.stride(0) // unit, tensor.stride(1), tensor.stride(2) // unit
@@ -70,7 +70,7 @@ class Call:
         self.vectors = self.weight is not None or self.prior is not None
         self.unmasked = self.smooth_over == native.SMOOTH_OVER["unmasked"]
         self.in_memory = self.dtype == torch.float64 or isinstance(self.label_smoothing, Tensor)
-        # Of one class a row there is no need to know how it lies, nor of probabilities how many.
+        # Of one class a row nobody asks how it lies, nor of probabilities how many.
         self.entry_count = self.target.shape[1] if self.sparse else 0
         self.entries = triton.next_power_of_2(max(1, self.entry_count))
 

@@ -61,8 +61,8 @@ def entries_of(rows, begin, end, options, dtype: tl.constexpr, ENTRIES: tl.const
 
 @triton.jit
 def of_classes_of(entries, rows, ENTRIES: tl.constexpr):
-    """The probability of each entry's class, all of its entries together; and whether the entry is
-    the class's first."""
+    """The probability of each entry's class, over all its entries; and whether it is the class's
+    first."""
     total = tl.zeros_like(entries.prob)
     first = entries.counts
     for k in range(rows.entry_count):

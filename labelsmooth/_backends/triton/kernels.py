@@ -6,7 +6,7 @@ parts     the statistics of a part of each row, where there are few rows, for
 combine   the loss from those
 gradient  from statistics that are known, of a part of each row
 
-Where the classes are a rank's, it is not the loss but a RowPart that the first four come to.
+Where the classes are a rank's, the first four come to a RowPart instead of the loss.
 """
 
 import triton
@@ -126,7 +126,7 @@ def loss_kernel(
         grad_inner *= WIDTH
     DENSE: tl.constexpr = target.dtype.element_ty.is_floating()
     SPARSE: tl.constexpr = target_probs is not None
-    # Of several rows it would only spoil wide reads to leave one out.
+    # To leave out one of several rows would only spoil wide reads.
     READ_UNUSED: tl.constexpr = WITH_STATS or ROWS > 1
     options = LossOptions(
         scalar(label_smoothing, IN_MEMORY, dtype),
@@ -301,7 +301,7 @@ def loss_kernel(
                 *(pointers, grad_stride, rows, edges_x0, edges_x, edges, grad, options, READ_UNUSED)
             )
         if STAGE == "whole":
-            # From begin, which is 0: these numbers are made anew, not kept in registers till here.
+            # From begin, which is 0: made anew, not kept in registers till here.
             tile = tile_at(part, part.begin, BLOCK)
             write_gradient(
                 pointers, grad_stride, rows, x0, x, tile, grad, options, READ_UNUSED, EDGES

@@ -1,7 +1,7 @@
 """Triton's kernel as a backend: the operators of csrc/torch, in a namespace labelsmooth_triton.
 
-To torch.compile they are as closed as those: Inductor would copy the source of a kernel that it
-sees without the classes that it names.
+To torch.compile they are as closed as those: Inductor would copy a kernel's source without the
+classes that it names.
 
 For GPUs without the CUDA extension, AMD's included; on CPU tensors under TRITON_INTERPRET=1.
 """

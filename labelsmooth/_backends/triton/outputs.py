@@ -1,5 +1,4 @@
-"""What the kernel writes of the rows of a program, from their statistics; and reads again for their
-gradient."""
+"""What the kernel writes of rows, from their statistics, and reads again for their gradient."""
 
 import triton
 import triton.language as tl

@@ -7,8 +7,8 @@ import torch
 import triton
 from torch import Tensor
 
-# Tiles of a row that are under way at a time, where logits are all that is read of its classes: one
-# is summed up while the next one comes, through shared memory. 1: none comes ahead.
+# Tiles of a row under way at a time, where only logits are read: one is summed up while the next one
+# comes, through shared memory. 1: none comes ahead.
 STAGES = 2
 
 
@@ -32,9 +32,8 @@ class Plan(NamedTuple):
 
 
 def tile_of(rows: int, classes: int, most: int, dtype: torch.dtype, a_thread: int = 32) -> Tile:
-    """All classes, in at most `most` logits, `a_thread` of them a thread: beside so many, what is
-    done once for a row is little. More rows where there are few classes. In float64 a fourth of
-    all these numbers."""
+    """All classes, in at most `most` logits, `a_thread` of them a thread. More rows where there are few
+    classes. In float64 a fourth of all these numbers."""
     scale = 4 if dtype == torch.float64 else 1
     block = min(max(32, triton.next_power_of_2(classes)), most // scale // rows)
     rows = max(rows, 1024 // scale // block)
@@ -53,12 +52,12 @@ def plan_of(
     """How a matrix (outer, classes, inner) is divided.
 
     A row of up to `most` logits (a fourth of that in float64) is held by one program and read once.
-    Longer rows are passed through in tiles of 8192, small enough that a processor runs several
-    programs; in parts, where rows are too few to fill the GPU. Of classes that lie apart, 32 rows,
-    which then are adjacent, are read together.
+    Longer rows pass in tiles of 8192, small enough that a processor runs several programs; in
+    parts, where rows are too few to fill the GPU. Of classes that lie apart, 32 adjacent rows are
+    read together.
     """
     rows = 1 if class_stride == 1 else min(32, triton.next_power_of_2(max(1, inner)))
-    # Where registers have room for less than that, also for less of it in a thread.
+    # Where registers have room for less, so has a thread.
     tile = tile_of(rows, classes, most, dtype, a_thread=32 if most >= 32768 else 16)
     if tile.block >= classes:
         return Plan(tile, True, 1)
@@ -72,8 +71,8 @@ def plan_of(
 def accesses_of(
     logits: Tensor, grad_logits: Tensor | None, classes: int, tile: Tile
 ) -> tuple[int, bool]:
-    """How many classes lie in 16 bytes that are read and written at once; and whether a row may
-    begin or end amid them."""
+    """How many classes are read and written at once, in 16 bytes; and whether a row may begin or end
+    amid them."""
     width = 16 // logits.itemsize
     tensors = [logits] if grad_logits is None else [logits, grad_logits]
     if any(tensor.stride(1) != 1 for tensor in tensors) or tile.block < width:

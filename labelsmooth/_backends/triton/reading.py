@@ -1,6 +1,6 @@
-"""Tiles of what is known of the classes of rows: their logits, weights, prior and target.
+"""Tiles (ROWS, BLOCK) of what is known of the classes of rows: logits, weights, prior and target.
 
-What is known of classes stands in lines (1, BLOCK); tiles are (ROWS, BLOCK).
+What is known of classes alone stands in lines (1, BLOCK).
 """
 
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from .rows import nothing
 
 
 class Part(NamedTuple):
-    """The classes of a program: tiles from begin to end, counted from the first one that a tile
-    may begin with, and the edges before and behind all tiles."""
+    """The classes of a program: tiles from begin to end, counted from `first`, and the edges before
+    and behind all tiles."""
 
     first: tl.tensor
     count: tl.tensor  # of the classes that tiles are of, in all parts
@@ -86,8 +86,8 @@ def first_aligned(rows, WIDTH: tl.constexpr):
 
 @triton.jit
 def edges_of(rows, part, LANES: tl.constexpr, WIDTH: tl.constexpr):
-    """The classes before the first aligned one and those behind the last tile, where they are the
-    part's: fewer than WIDTH each. One in a lane."""
+    """The part's classes before the first aligned one and behind the last tile: fewer than WIDTH each,
+    one in a lane."""
     k = tl.arange(0, LANES)[None, :]
     end = part.first + part.count
     c = tl.where(k < WIDTH, k, end + k - WIDTH)
@@ -97,8 +97,8 @@ def edges_of(rows, part, LANES: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def given_at(rows, span, ALIGNED: tl.constexpr = False):
-    """The logits as they were given; 0 beyond the span. ALIGNED: a tile that begins on 16 bytes,
-    which its strides alone do not say."""
+    """The logits as given; 0 beyond the span. ALIGNED: the tile begins on 16 bytes, which its strides
+    do not say."""
     pointers = rows.logits + span.c.to(tl.int64) * rows.logits_stride
     if ALIGNED:
         pointers = tl.multiple_of(pointers, [16, 16])

@@ -16,8 +16,8 @@ UNMASKED = tl.constexpr(2)
 
 
 class LossOptions(NamedTuple):
-    """Scalars of the accumulate dtype, then flags that are known when a kernel is compiled. To the
-    language they are tensors all the same: what depends on them is of one type either way."""
+    """Scalars of the accumulate dtype, then flags that are known when a kernel is compiled, and are
+    tensors to the language: what depends on them is of one type either way."""
 
     label_smoothing: tl.tensor
     lse_square_scale: tl.tensor

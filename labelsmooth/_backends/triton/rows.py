@@ -14,9 +14,8 @@ from .row_math import weighted
 
 
 class Rows(NamedTuple):
-    """The rows of a program and the classes that they are over, counted from the first of these.
-    Their target is one class, a few (its entries, each a class and a probability), or probabilities
-    of all."""
+    """The rows of a program and their classes, counted from the first of these. Their target is one
+    class, a few (its entries, each a class and a probability), or probabilities of all."""
 
     outer: tl.tensor  # row = outer * inner + position
     position: tl.tensor
@@ -45,7 +44,7 @@ class Rows(NamedTuple):
 
 @triton.jit
 def nothing():
-    """Stands for None in a tuple that a function returns: Triton 3.6 makes tensors of all in it."""
+    """Stands for None in a tuple that a function returns, of which Triton 3.6 makes tensors."""
     return tl.full((), 0, tl.int1)
 
 

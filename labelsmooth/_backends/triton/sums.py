@@ -1,5 +1,4 @@
-"""Sums over the classes of rows: how they combine, from lane to lane, from tile to tile, and from
-part to part of a row."""
+"""Sums over the classes of rows: how lanes, tiles and parts of a row combine."""
 
 from typing import NamedTuple
 
@@ -92,9 +91,8 @@ def combine_sums(a, b):
     )
 
 
-# The terms of a sum must be rounded before threads exchange them, or one adds its own product, not
-# rounded, and the other one's: they would differ. A product in weighted() is, and one by a power of
-# two is exact.
+# The terms of a sum must be rounded before threads exchange them, or each adds its own product
+# unrounded, and they differ. A product in weighted() is, and one by a power of two is exact.
 
 
 @triton.jit

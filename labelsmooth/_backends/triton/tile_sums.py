@@ -43,8 +43,8 @@ class TargetSums(NamedTuple):
 
 
 # ---- lanes ---------------------------------------------------------------------------------------
-# Vectors of WIDTH neighbouring classes are dealt to LANES lanes in turn. As a thread has of a tile
-# what lies in one lane, sums by lanes pass through the tiles without a word between threads.
+# Vectors of WIDTH neighbouring classes are dealt to LANES lanes in turn. A thread has of a tile
+# what lies in one lane: sums by lanes pass through the tiles without a word between threads.
 
 
 @triton.jit
