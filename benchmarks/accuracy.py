@@ -1,7 +1,7 @@
 """How far a contestant's loss and gradient are from the truth, in float64.
 
 The reference is dense and direct (log-softmax, smoothed target, their product) and shares no code
-with labelsmooth. It goes through the rows in chunks, so that it never needs N x C float64 numbers.
+with labelsmooth. It goes through the rows in chunks, without N x C float64 numbers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def largest_errors(
 ) -> list[tuple[float, float]]:
     """Of each outcome: error of the loss, relative; largest error of a gradient element, absolute.
 
-    Gradients are compared as those of a row's own loss (before the mean over rows), so that they
-    lie in [-1, 1] whatever N and C are, and all contestants are measured by the same rule.
+    Gradients are compared as those of a row's own loss (before the mean over rows), which lie in
+    [-1, 1] whatever N and C are.
     """
     rows, classes = logits.shape
     step = max(1, CHUNK_ELEMENTS // classes)

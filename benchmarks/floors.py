@@ -1,9 +1,8 @@
 """The least time that a number of bytes and of instructions takes a GPU: floors, not measurements.
 
-No step that asks memory for these bytes is faster than their number over the bandwidth, and none
-that issues these instructions faster than one of each of the four schedulers of a multiprocessor
-in each cycle. What else takes time is not in it. The first holds where every byte comes from
-memory; a row that is read again soon may come from the L2 cache.
+The bytes over the bandwidth, where each comes from memory (a row that is read again soon may come
+from the L2 cache); and one instruction of each of the four schedulers of a multiprocessor in each
+cycle. What else takes time is not in it.
 """
 
 from __future__ import annotations

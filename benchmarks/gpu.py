@@ -2,18 +2,17 @@
 
 Logits to gradient (forward and backward) by labelsmooth in place and with a fresh gradient, its
 Triton kernel, F.cross_entropy, torch.compile of it, and Liger where liger-kernel is installed; the
-floor is a copy of the logits. What options and kinds of targets cost labelsmooth. Images and other
-logits (N, C, ...), whose classes are not adjacent. Calls so small that the host sets the pace, many
-in a row. Then hidden states and weight to their gradients: labelsmooth with the projection in it,
-F.linear and the loss, F.linear_cross_entropy of torch in its chunks, and the fused ones of Liger
-and of cut-cross-entropy where they are installed; the floor is the three matrix products. Torch's
-and cut-cross-entropy's take no smoothing, and the latter leaves out gradients that it deems too
-small.
+floor is a copy of the logits. What options and kinds of targets cost. Logits (N, C, ...), whose
+classes are not adjacent. Calls so small that the host sets the pace. Then hidden states and weight
+to their gradients: labelsmooth with the projection in it, F.linear and the loss,
+F.linear_cross_entropy of torch in its chunks, and the fused ones of Liger and of cut-cross-entropy
+where they are installed; the floor is the three matrix products. Torch's and cut-cross-entropy's
+take no smoothing, and the latter leaves out gradients that it deems too small.
 
-Contestants take turns, and each starts from fresh logits. Times are between two events on the GPU's
-stream, those of small calls the host's; reported is the median over rounds. GB/s are the bytes that
-a step must move, the logits read once and the gradient written once, in that time. Memory is the
-peak within a step above what was allocated before it.
+Contestants take turns, each from fresh logits. Times are between two events on the GPU's stream,
+those of small calls the host's; reported is the median over rounds. GB/s are of the logits read
+once and the gradient written once. Memory is the peak within a step above what was allocated
+before.
 
 Writes JSON, and beside it the table as Markdown. Without a GPU it says so and exits with status 2;
 --rehearse goes through all of it on the CPU, small, and writes numbers that mean nothing.

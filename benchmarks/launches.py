@@ -5,8 +5,8 @@ Triton kernel, and of Liger's where liger-kernel is installed. "Over ranks" is w
 does, whose classes the logits are: its part of the rows, and after those of all are combined, its
 gradient.
 
-Counts for each logit do not depend on the number of rows, so a few rows are run, on a device of one
-multiprocessor: for that the kernels are chosen as for many rows on a large one. Kernels that touch
+Counts for each logit do not depend on the number of rows: a few are run, on a device of one
+multiprocessor, for which the kernels are chosen as for many rows on a large one. Kernels that touch
 neither logits nor gradient (sums over N numbers) are left out.
 """
 

@@ -8,10 +8,10 @@ chunks of labelsmooth, into memory that is there already.
 
 Left out, and empty in the tables: who needs more than half of the machine's memory for copies of
 the logits; in cases of more than 10^13 operations (6 N C D; with --quick 3 x 10^11), which have one
-round, what is recomputed or compiled and torch's whole one; and torch's chunks in bfloat16, which
-take one cold step, but with fewest rows and at most 10^11 operations.
+round, what is recomputed or compiled and torch's whole one; and torch's chunks in bfloat16 but for
+one cold step with fewest rows and at most 10^11 operations.
 
-Memory is the peak within the first step above what was resident before: gradients are in it, of the
+Memory is the peak within the first step above what was resident before, gradients included, of the
 floor the slab and its outputs. Writes JSON, and beside it the tables as Markdown and plots over the
 rows. benchmarks/measure.py says how it measures.
 """

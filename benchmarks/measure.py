@@ -1,18 +1,17 @@
 """Time, peak memory and accuracy of one case.
 
-Time. Contestants take turns: every round runs each of them once, and the order rotates from round
-to round, so that a disturbance of the machine meets all of them alike. Reported is the median over
-rounds. Machines differ and are shared: only ratios within one run mean anything.
+Time. Every round runs each contestant once, in an order that rotates, so that a disturbance of the
+machine meets all alike. Reported is the median over rounds. Machines are shared: only ratios within
+one run mean anything.
 
-A step is timed from the logits to their gradient, forward and backward. Outside of the timed
-region, before every step, the last gradient is given back and the logits are restored from a
-pristine copy: so an in-place contestant has fresh logits to destroy, one that allocates pays for
-its memory's first touch as in training, and all find the same logits in the same caches.
+A step is timed from the logits to their gradient, forward and backward. Before it, untimed, the
+last gradient is given back and the logits are restored from a pristine copy: one in place has fresh
+logits to destroy, one that allocates pays for its memory's first touch as in training, and all find
+the same logits in the same caches.
 
-Memory. Linux lets a process reset its own peak resident size (5 into /proc/self/clear_refs). One
-untimed step after that shows the extra memory: the new peak less the resident size before. Logits
-and target are not in it; a gradient that does not take the logits' place is. Other systems leave it
-out.
+Memory. An untimed step's new peak of the resident size, which Linux lets a process reset (5 into
+/proc/self/clear_refs), less the size before. Logits and target are not in it; a gradient that does
+not take the logits' place is. Other systems leave it out.
 """
 
 from __future__ import annotations
@@ -206,7 +205,7 @@ def peak_extra_bytes(step: Callable[[], Any]) -> tuple[int | None, Any]:
 
 
 def give_back() -> None:
-    """Free memory that the process still holds goes to the system: using it again must show."""
+    """Free memory goes to the system: using it again must show."""
     gc.collect()
     release_memory()
     libc = ctypes.CDLL(None)

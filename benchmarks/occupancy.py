@@ -1,8 +1,8 @@
 """How many blocks of a kernel fit a multiprocessor, from what the compiler says that they need.
 
-The rules are those of the occupancy calculator in NVIDIA's CUDA documentation; the limits of a
-multiprocessor are those of the device. Neither clusters, which must fit a whole group of
-multiprocessors, nor the launch of blocks in waves are in it.
+By the rules of the occupancy calculator in NVIDIA's CUDA documentation and the limits of the
+device; without clusters, which must fit a group of multiprocessors, and the launch of blocks in
+waves.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from torch import Tensor
 class Problem:
     """Random logits (N, C, ...) and target (N, ...), with all that a contestant needs around them.
 
-    `pristine` is never written to. `buffer` holds the logits that a contestant sees and may
-    destroy; `refresh()` restores it. The gradient that arrives at the logits stays in `grad` until
-    the next `refresh()`, so that giving its memory back is in nobody's time.
+    `buffer` holds the logits that a contestant sees and may destroy; `refresh()` restores it from
+    `pristine`. The logits' gradient stays in `grad` until then, so that giving its memory back is
+    in nobody's time.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Problem:
 
 
 class _Layer(torch.autograd.Function):
-    """Makes the logits and receives their gradient, in no time and with no memory of its own."""
+    """Makes the logits and receives their gradient, without time or memory of its own."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, problem: Problem) -> Tensor:

@@ -1,7 +1,7 @@
 """The projection and the loss together: a case's tensors, and who takes part.
 
-Every contestant goes from hidden states (N, D), a weight (C, D) and a target (N,) to the loss, and
-back to the gradients of both. The floor is the three matrix products that nobody is spared.
+From hidden states (N, D), a weight (C, D) and a target (N,) to the loss, and back to the gradients
+of both. The floor is the three matrix products that nobody is spared.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Time, memory and bytes of the loss on the CPU with the classes spread over the ranks of a group.
 
-Logits to gradient (forward and backward), label smoothing 0.1. Each rank is a process with its
-share of the classes: labelsmooth over the ranks, in place and with a fresh gradient; in place of
-the share alone, as if there were no other classes, which is the least that a rank has to do; and
-the usual three all-reduces (of the largest logit, of the target's, of the sum of exponentials) in
-plain torch, with the sum of the logits beside the target's for the smoothing.
+Logits to gradient (forward and backward), label smoothing 0.1: labelsmooth over the ranks, in place
+and with a fresh gradient; in place of a rank's share alone, as if there were no other classes, the
+least that it has to do; and the usual three all-reduces (of the largest logit, of the target's, of
+the sum of exponentials) in plain torch, with the sum of the logits beside the target's for the
+smoothing.
 
-The ranks are processes of one machine, which talk by gloo. They share its cores and its memory, and
-more of them than there are cores wait for each other: a run says what the loss adds to that of a
-share, not what a network does. A step begins when all ranks are there and takes as long as the
-slowest; memory is rank 0's peak within the first step above what was resident before. Collectives
-and bytes are counted, on rank 0, as the tensors that go in and come out. Writes JSON, and beside it
-the tables as Markdown. benchmarks/measure.py says how it measures.
+The ranks are processes of one machine, which talk by gloo and share its cores and memory: a run
+says what the loss adds to that of a share, not what a network does. A step begins when all ranks
+are there and takes as long as the slowest; memory is rank 0's peak within the first step above what
+was resident before. Collectives and bytes are counted, on rank 0, as the tensors that go in and
+come out. Writes JSON, and beside it the tables as Markdown. benchmarks/measure.py says how it
+measures.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a training step moves and executes on a GPU, counted without one.
 
-The compiled PTX of the kernels runs in the simulator of tests/ptxsim, which counts the 32-byte
-sectors of global memory that each access of a warp touches, and the instructions of the machine
-code that ptxas makes of that PTX. Bytes here are those of the sectors. launches.py says which steps
-are compared, floors.py what time they need at least.
+The kernels' PTX runs in the simulator of tests/ptxsim, which counts the 32-byte sectors of global
+memory that each access of a warp touches, whose bytes are given here, and the instructions of the
+machine code that ptxas makes of it. launches.py says which steps are compared, floors.py what time
+they need at least.
 
 Needs this repository with the CUDA kernels built in place, and nvcc's ptxas. Writes JSON, and
 beside it the tables as Markdown. Takes some ten minutes.
