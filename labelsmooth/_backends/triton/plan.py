@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-# Tiles of a row under way at a time, where only logits are read: one is summed up while the next one
+# Tiles of a row under way at a time, where only logits are read: one is summed up while the next
 # comes, through shared memory. 1: none comes ahead.
 STAGES = 2
 
@@ -32,8 +32,8 @@ class Plan(NamedTuple):
 
 
 def tile_of(rows: int, classes: int, most: int, dtype: torch.dtype, a_thread: int = 32) -> Tile:
-    """All classes, in at most `most` logits, `a_thread` of them a thread. More rows where there are few
-    classes. In float64 a fourth of all these numbers."""
+    """All classes, in at most `most` logits, `a_thread` of them a thread. More rows where there are
+    few classes. In float64 a fourth of all these numbers."""
     scale = 4 if dtype == torch.float64 else 1
     block = min(max(32, triton.next_power_of_2(classes)), most // scale // rows)
     rows = max(rows, 1024 // scale // block)
@@ -71,8 +71,8 @@ def plan_of(
 def accesses_of(
     logits: Tensor, grad_logits: Tensor | None, classes: int, tile: Tile
 ) -> tuple[int, bool]:
-    """How many classes are read and written at once, in 16 bytes; and whether a row may begin or end
-    amid them."""
+    """How many classes are read and written at once, in 16 bytes; and whether a row may begin or
+    end amid them."""
     width = 16 // logits.itemsize
     tensors = [logits] if grad_logits is None else [logits, grad_logits]
     if any(tensor.stride(1) != 1 for tensor in tensors) or tile.block < width:

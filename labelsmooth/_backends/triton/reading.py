@@ -86,8 +86,8 @@ def first_aligned(rows, WIDTH: tl.constexpr):
 
 @triton.jit
 def edges_of(rows, part, LANES: tl.constexpr, WIDTH: tl.constexpr):
-    """The part's classes before the first aligned one and behind the last tile: fewer than WIDTH each,
-    one in a lane."""
+    """The part's classes before the first aligned one and behind the last tile: fewer than WIDTH
+    each, one in a lane."""
     k = tl.arange(0, LANES)[None, :]
     end = part.first + part.count
     c = tl.where(k < WIDTH, k, end + k - WIDTH)
@@ -97,8 +97,8 @@ def edges_of(rows, part, LANES: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def given_at(rows, span, ALIGNED: tl.constexpr = False):
-    """The logits as given; 0 beyond the span. ALIGNED: the tile begins on 16 bytes, which its strides
-    do not say."""
+    """The logits as given; 0 beyond the span. ALIGNED: the tile begins on 16 bytes, which its
+    strides do not say."""
     pointers = rows.logits + span.c.to(tl.int64) * rows.logits_stride
     if ALIGNED:
         pointers = tl.multiple_of(pointers, [16, 16])
