@@ -104,9 +104,9 @@ class FusedLabelSmoothingLoss(OfLogits):
         rows of the mesh.
 
     Raises:
-        TypeError: an argument of another type or dtype; a nested or sparse tensor; a DTensor where
-            the logits are none; a number that requires grad; beside a DTensor or process_group, any
-            tensor but logits and logit_scale that does.
+        TypeError: another type or dtype; a nested or sparse tensor; a DTensor where the logits are
+            none; a number that requires grad; beside a DTensor or process_group, any tensor but
+            logits and logit_scale that does.
         ValueError: an option outside of its range, or without a meaning beside another one or the
             target; shapes, devices or placements that do not fit; process_group or class_offset
             beside a DTensor.
@@ -117,10 +117,10 @@ class FusedLabelSmoothingLoss(OfLogits):
             leaf that requires grad.
 
     Gradients of weight, prior, probabilities, normalizer and row weights, second derivatives, and
-    forward mode are taken of the eager formulas; loss and gradient of the logits stay the kernel's.
-    ``torch.compile`` traces the loss without a graph break (but at a DTensor), ``torch.vmap`` runs
-    one kernel over all samples. A logit of +inf has no honest loss: it is NaN, or +inf where the
-    target's is finite and there is no smoothing, and the gradient at that logit is NaN.
+    forward mode are taken of the eager formulas. ``torch.compile`` traces the loss without a graph
+    break (but at a DTensor), ``torch.vmap`` runs one kernel over all samples. With a logit of +inf
+    the loss is NaN, or +inf where the target's is finite and there is no smoothing, and the
+    gradient at that logit is NaN.
 
     Sources: label smoothing, Szegedy et al. 2016, arXiv:1512.00567; its KL form, Pereyra et al.
     2017, arXiv:1701.06548; when it helps, Mueller et al. 2019, arXiv:1906.02629; the online
@@ -150,9 +150,9 @@ class FusedLabelSmoothingLoss(OfLogits):
         normalizer: Tensor | float | None = None,
         row_weight: Tensor | None = None,
     ) -> Result:
-        """The loss. ``row_weight``, one real number a row, multiplies each row's loss; "mean" then
-        divides by the sum of both weights' products. A row of weight 0 counts nothing, whatever it
-        holds. ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
+        """The loss. ``row_weight``, one real number a row, multiplies its loss; "mean" then divides
+        by the sum of both weights' products. A row of weight 0 counts nothing, whatever it holds.
+        ``normalizer``, a number or 0-d tensor, replaces the denominator of "mean"."""
         with together(functional.group_of(logits, self.process_group), logits):
             vectors = self.in_float32("weight"), self.in_float32("prior")
             given = Inputs(logits, *classes_and_probs(target), *vectors, None, row_weight)
@@ -171,8 +171,8 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
         in_features: D.
         num_classes: C.
         bias: whether the projection has one. Default: False.
-        device, dtype: of the projection, ``linear``, which is a :class:`torch.nn.Linear`. Its
-            parameters are used; its forward, and hooks on it, are not called.
+        device, dtype: of the projection, ``linear``, a :class:`torch.nn.Linear`, whose forward and
+            hooks are not called.
         chunk_rows: R. Default: by the shapes alone; on the CPU about D, at least 512 (16 bits:
             1024, 64 bits: 256) and at most 1024, on a GPU from 1024 to 4096. Fewer rows take less
             memory and more time.
@@ -192,10 +192,10 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
 
     Shape:
         hidden (D,), (N, D) or (..., D) in float16, bfloat16, float32 or float64. target: class
-        indices, (), (N,) or (...), of any integer dtype; class probabilities, with a last axis of
-        C; or a :class:`SparseTarget`, whose last axis is K. The loss is a scalar, or for ``"none"``
-        has the shape of a class-index target; so has row_weight. The loss's dtype is float32, or
-        float64 for float64. Under autocast the projection is done in autocast's dtype, as in
+        indices, (), (N,) or (...), of any integer dtype; probabilities, with a last axis of C; or a
+        :class:`SparseTarget`, whose last axis is K. The loss is a scalar, or for ``"none"`` has the
+        shape of a class-index target; so has row_weight. The loss's dtype is float32, or float64
+        for float64. Under autocast the projection is done in autocast's dtype, as in
         :func:`torch.nn.functional.linear`; gradients have the dtypes of what they belong to.
 
         The parameters of ``linear`` may be DTensors, as
@@ -221,8 +221,8 @@ class FusedLinearLabelSmoothingLoss(OfHidden):
     ``torch.compile`` and ``torch.export`` see one operator.
 
     Formula and sources are those of :class:`FusedLabelSmoothingLoss`, with the logits
-    :math:`x = W h + b`; that gradients can be made chunk by chunk in forward is known from Liger,
-    Hsu et al. 2024, arXiv:2410.10989.
+    :math:`x = W h + b`; for gradients chunk by chunk in forward Liger, Hsu et al. 2024,
+    arXiv:2410.10989.
     """
 
     Declaration = LinearOptions

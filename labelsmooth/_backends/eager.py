@@ -73,8 +73,8 @@ def negative_entropy(rows: Rows, inputs: Inputs) -> Tensor:
 
 
 def target_weights(inputs: Inputs, options: CommonOptions) -> Tensor:
-    """What each row counts for in the mean, (N,) or (N, S): its row weight, times w_y where one
-    class is the target; 0 where it is ignored or what it names is no class."""
+    """What rows count for in the mean, (N,) or (N, S): the row weight, times w_y where one class is
+    the target; 0 where that is ignored or no class."""
     weight, row_weight, dtype = inputs.weight, inputs.row_weight, accumulate_dtype(inputs.logits)
     counting = counting_rows(inputs._replace(row_weight=None), options)
     weights = counting.to(dtype)
@@ -86,7 +86,7 @@ def target_weights(inputs: Inputs, options: CommonOptions) -> Tensor:
 
 
 def mean_denominator(total_weight: Tensor) -> Tensor:
-    """NaN for 0: a mean over no weight at all is 0/0, as torch has it, in the gradient too."""
+    """NaN for 0: a mean of nothing is 0/0, as torch has it, in the gradient too."""
     return total_weight.masked_fill(total_weight == 0, math.nan)
 
 

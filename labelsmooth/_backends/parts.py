@@ -1,5 +1,5 @@
-"""A row in parts, in plain torch operations: what a rank knows of rows from the classes that it
-has, and the rows from all ranks' parts.
+"""A row in parts, in plain torch operations: what a rank knows of rows from its classes, and the
+rows from all ranks' parts.
 
 The mathematics of csrc/row_part.h, with the same names.
 """
@@ -14,8 +14,8 @@ from .classes import finite_or_zero, weighted
 
 
 class RowPart(NamedTuple):
-    """(N,) each, or (ranks, N). Sums are taken to a point of the part's own, finite_or_zero(shift);
-    what a call does not have is 0."""
+    """(N,) each, or (ranks, N). Sums are taken to the part's own finite_or_zero(shift); what a call
+    does not have is 0."""
 
     shift: Tensor
     sum_exp: Tensor

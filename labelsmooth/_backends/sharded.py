@@ -1,4 +1,4 @@
-"""A backend whose rows lie over the ranks of a process group: each rank has some of the classes.
+"""A backend over the ranks of a process group, each with some of the classes.
 
 parts        what this rank's classes are to the rows: one read of its logits
 gather       all ranks' parts: a few numbers a row, the only communication
@@ -77,7 +77,7 @@ class Sharded:
 
 
 def has_classes(inputs: Inputs, options: Options) -> bool:
-    """Whether any column is a class: a rank may have none, or padding alone."""
+    """A rank may have none, or padding alone."""
     return class_range(inputs.logits.shape[1], options).count > 0
 
 

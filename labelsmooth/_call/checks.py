@@ -15,7 +15,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def is_real(tensor: Any) -> bool:
-    """Whether it is a plain tensor outside of any graph or transform: numbers in memory."""
+    """A plain tensor outside of any graph or transform: numbers in memory."""
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, nn.Parameter)
@@ -27,12 +27,12 @@ def is_real(tensor: Any) -> bool:
 
 
 def has_values(tensor: Any) -> bool:
-    """Whether it is real, and no mode sees what is done with it."""
+    """It is real, and no mode sees what is done with it."""
     return is_real(tensor) and torch._C._len_torch_dispatch_stack() == 0
 
 
 def can_be_read(tensor: Any) -> bool:
-    """Whether a look at the values neither waits for a device nor breaks a graph or transform."""
+    """A look at the values neither waits for a device nor breaks a graph or transform."""
     return has_values(tensor) and tensor.is_cpu
 
 
@@ -169,7 +169,7 @@ def check_dtypes(named: dict[str, Tensor], of: Tensor | None = None) -> None:
 
 
 def check_writable(logits: Tensor) -> None:
-    """Raises where a gradient in the logits' place would be wrong, or autograd would not know."""
+    """Raises where a gradient in the logits' place would be wrong, or unknown to autograd."""
     if _may_overlap(logits):
         raise ValueError(
             "inplace=True: expected logits whose elements do not share memory, got shape "
@@ -190,7 +190,7 @@ def base_of(tensor: Tensor) -> Tensor:
 
 
 def _may_overlap(tensor: Tensor) -> bool:
-    """Whether elements may share memory: an axis steps no further than those inside it reach."""
+    """An axis steps no further than those inside it reach."""
     axes = [  # sorted() is not traced by every torch
         (stride, (size - 1) * stride)
         for stride, size in zip(tensor.stride(), tensor.shape, strict=True)

@@ -182,8 +182,7 @@ class Inputs(NamedTuple):
 
 
 class LinearInputs(NamedTuple):
-    """The tensors of a call that projects: hidden (N, D); linear_weight (C, D); linear_bias (C,);
-    the others as in Inputs."""
+    """hidden (N, D); linear_weight (C, D); linear_bias (C,); the others as in Inputs."""
 
     hidden: Tensor
     linear_weight: Tensor
@@ -202,8 +201,7 @@ def accumulate_dtype(logits: Tensor) -> torch.dtype:
 
 
 class ClassRange(NamedTuple):
-    """The classes that columns of logits are: `count` of them, from class `first` on of `all`.
-    Columns behind these are padding."""
+    """Of columns of logits: `count` classes, from `first` on of `all`; then padding."""
 
     first: int
     count: int  # type: ignore[assignment]  # hides that of tuples
@@ -218,7 +216,7 @@ def class_range(columns: int, options: CommonOptions) -> ClassRange:
 
 
 def has_one_class(inputs: Inputs | LinearInputs) -> bool:
-    """Whether each row's target is one class: not a few of them, nor probabilities of all."""
+    """Not a few of them, nor probabilities of all."""
     return inputs.target_probs is None and not inputs.target.is_floating_point()
 
 
@@ -226,8 +224,8 @@ class Outputs(NamedTuple):
     """What a forward returns.
 
     loss () or, for "none", (N,) or (N, S); row_stats (4, N S): shift, sum of exponentials, mass and
-    beta of each row, with stats (6, N S): its lse and nll too; predicted like the rows, with stats;
-    grad_logits like the logits, where it was asked for. What was not asked for is empty.
+    beta of each row, with stats (6, N S): lse and nll too; predicted like the rows; grad_logits
+    like the logits. What was not asked for is empty.
     """
 
     loss: Tensor

@@ -20,8 +20,8 @@ def keywords_of(declaration: type, *, without: tuple[str, ...] = ()) -> list[str
 
 
 def schema_of(declaration: type, keywords: list[str], *, traced: bool) -> str:
-    """The overload "traced" takes label_smoothing as a tensor on the CPU, since a float would be a
-    constant of the graph, which is compiled anew whenever it changes."""
+    """The overload "traced" takes label_smoothing as a tensor on the CPU: a float would be a
+    constant of the graph, compiled anew whenever it changes."""
     hints = get_type_hints(declaration)
     declared = {name: TYPES.get(hints[name]) or "str" for name in keywords}
     if "process_group" in declared:  # by its name
@@ -41,7 +41,7 @@ def tensors_of(declaration: type, *without: str) -> str:
 
 
 def overload_of(packet: Any, options: Any, keywords: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The overload of an operator that takes these options, and they as its keywords."""
+    """The overload that takes these options, and its keywords."""
     values = {name: getattr(options, name) for name in keywords}
     smoothing = options.label_smoothing
     if isinstance(smoothing, Tensor):

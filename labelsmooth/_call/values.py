@@ -1,4 +1,4 @@
-"""Single values of a caller: what may stand for a number, and how an error names what came."""
+"""What may stand for a number, and how an error names what came."""
 
 import numbers
 import operator

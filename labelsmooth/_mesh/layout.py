@@ -61,7 +61,7 @@ class Layout(NamedTuple):
 
 
 def class_group_of(tensor: Any, axis: int) -> str | None:
-    """The group over which the classes, an axis of the tensor, lie; None where there is no one."""
+    """Over which the classes, an axis of the tensor, lie; None where there is none."""
     sharding = [dim for dim, p in enumerate(_normal(tensor)) if p == Shard(axis)]
     return tensor.device_mesh.get_group(sharding[0]).group_name if len(sharding) == 1 else None
 

@@ -30,8 +30,7 @@ def cross_entropy(
         pad_idx: positions of this target cost nothing. None: there are none; but see below.
         label_smoothing: s in [0, 1]. Default: 0.
         target_mask: m, of bool; positions where it is False cost nothing. Default: all count.
-        reduction: ``"sum"``, the default; ``"mean"`` over the positions that count, that is, that
-            m has and that are no padding; ``"none"``.
+        reduction: ``"sum"``, the default; ``"mean"`` over the positions that count; ``"none"``.
 
     Shape: logits (S, T) or (N, S, T) of T classes and any strides; targets and target_mask (S,) or
     (N, S), or as many. The loss is a scalar, or for "none" (S,) or (N, S) as the logits are; in

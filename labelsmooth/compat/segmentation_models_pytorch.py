@@ -23,9 +23,8 @@ class SoftCrossEntropyLoss(nn.Module):
     Args:
         reduction: ``"mean"`` divides by N, the number of all pixels; ``"sum"``; anything else is
             no reduction.
-        smooth_factor: :math:`a` in [0, 1]. Default: None, which is 0 here; the original fails with
-            it at the first call.
-        ignore_index: pixels of this target cost 0. None: no pixel is ignored. Default: -100.
+        smooth_factor: :math:`a` in [0, 1]. Default: None, 0 here, with which the original fails.
+        ignore_index: pixels of this target cost 0. None: there are none. Default: -100.
         dim: the axis of the classes. Default: 1.
 
     Shape:
@@ -38,7 +37,7 @@ class SoftCrossEntropyLoss(nn.Module):
         ValueError: shapes that do not fit; smooth_factor outside [0, 1] (which the original takes).
         IndexError: a target that is neither a class nor ignore_index; an axis that is none.
 
-    All are attributes, which may be set between calls.
+    All are attributes, which may be set.
     """
 
     def __init__(

@@ -36,9 +36,9 @@ def nll_loss(
         label_smoothing: a in [0, 1]. Default: 0.
         allowed_len_diff: by how much the two T may differ. Default: 3.
         weight: class weights w, (C,). Default: 1.
-        reduction: ``"mean"``, the default, over the frames that count; ``"batch"``, (B,), the mean
-            of each utterance; ``"batchmean"``, the sum divided by B; with any other the result is
-            (B, T) or (B,), with 0 for frames that do not count.
+        reduction: ``"mean"``, the default, over the frames that count; ``"batch"``, (B,), that of
+            each utterance; ``"batchmean"``, the sum divided by B; any other gives (B, T) or (B,),
+            with 0 for frames that do not count.
 
     The loss is in the dtype of the log-probabilities.
 
@@ -92,8 +92,8 @@ def kldiv_loss(
         allowed_len_diff: is not looked at.
         pad_idx: targets that count nothing. Default: 0.
         reduction: ``"mean"``, the default, and ``"sum"``: the sum; ``"batchmean"``: that divided by
-            B; ``"batch"``: (B,), the sum of each utterance divided by its length. With any other
-            the result is (B*T, C), the terms of each class, by plain torch operations.
+            B; ``"batch"``: (B,), the sum of each utterance divided by its length. Any other gives
+            (B*T, C), the terms of each class, by plain torch.
 
     The loss is in the dtype of the log-probabilities; of "batch", in what dividing by length makes.
 

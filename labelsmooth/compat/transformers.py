@@ -73,7 +73,7 @@ def compute_loss_func(
     """For ``Trainer(compute_loss_func=)``: the loss of a model's outputs and labels.
 
     Args:
-        label_smoothing: a in [0, 1]. Evaluation is smoothed too, as the Trainer's own is.
+        label_smoothing: a in [0, 1], in evaluation too, as the Trainer's own.
         shift: True for a model that predicts the next token (Llama, GPT-2), False for one whose
             outputs stand at their labels (T5, BART, BERT).
         options: those of :func:`labelsmooth.label_smoothing_loss`. ``inplace=True`` leaves the
@@ -112,9 +112,9 @@ def apply_to(
             :func:`labelsmooth.linear_label_smoothing_loss`. ``inplace=True`` leaves the gradient in
             ``outputs.logits``.
 
-    The loss is float32, the mean over the labels that are not -100, or over ``num_items_in_batch``
-    where the Trainer counts them. ``label_smoothing_factor`` of the Trainer must be 0: it would
-    take the labels away from the model. A second call replaces the first.
+    The loss is float32, the mean over the labels that are not -100, or over ``num_items_in_batch``.
+    The Trainer's ``label_smoothing_factor`` must be 0: it would take the labels away from the
+    model. A second call replaces the first.
 
     Raises:
         TypeError: a model that does not take its loss from ``loss_function``, as T5 and BART do not
@@ -135,7 +135,7 @@ def apply_to(
 
 @dataclass(eq=False)
 class ModelLoss:
-    """What a model calls with its logits, and copies and pickles with it."""
+    """What a model calls with its logits, and is pickled with."""
 
     model: Any = field(repr=False)
     shift: bool
