@@ -11,7 +11,7 @@ KEEP = "keep it: no loss of labelsmooth is this one"
 
 
 def matching(words: Iterable[str]) -> list[Row]:
-    """The rows that have all words in their names or their line; of no words, all rows."""
+    """The rows that have all words in their names or their line."""
     wanted = [_plain(word) for word in words]
 
     def has_all(row: Row) -> bool:

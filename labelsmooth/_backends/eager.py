@@ -105,7 +105,7 @@ def divided(total: Tensor, denominator: Tensor | None) -> Tensor:
 
 
 def loss(inputs: Inputs, options: Options) -> Tensor:
-    """The loss, which autograd can differentiate in every input."""
+    """Differentiable in every input."""
     inputs = without_padding(inputs, options)
     return _loss(rows_of(inputs, options, clean=True), inputs, options)
 
@@ -171,7 +171,7 @@ def prob_sums(rows: Rows, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def gradient(grad_loss: Tensor, inputs: Inputs, options: Options) -> Tensor:
-    """The gradient of the logits: mass p_c - coef_c; differentiable in its turn."""
+    """Of the logits: mass p_c - coef_c; differentiable in its turn."""
     classes = without_padding(inputs, options)
     return _gradient(grad_loss, rows_of(classes, options, clean=True), inputs, options)
 

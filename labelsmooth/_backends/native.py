@@ -1,4 +1,7 @@
-"""The compiled kernels as a backend: the operators of csrc/torch and their fake versions."""
+"""The compiled kernels as a backend: the operators of csrc/torch and their fake versions.
+
+eager.py says what forward, backward, partial and combine are.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +36,6 @@ def _call(name: str, traced: bool, *arguments: object) -> Any:
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool, call: Call = _call) -> Outputs:
-    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
     if not can_read_once(inputs, options):
         return eager.forward(inputs, options, with_grad=with_grad)
     tensors = inputs[:3]
@@ -53,7 +55,6 @@ def backward(
     inplace: bool,
     call: Call = _call,
 ) -> Tensor:
-    """The gradient of the logits, from the statistics that forward left."""
     tensors = (grad_loss, *inputs[:3], row_stats)
     if inplace:
         _run(call, "backward_", tensors, inputs, options)
@@ -63,7 +64,6 @@ def backward(
 
 
 def partial(inputs: Inputs, options: Options, *, call: Call = _call) -> Tensor:
-    """What this rank's classes are to the rows, (fields, N), as row_part.h has it."""
     parts: Tensor = _run(call, "partial", inputs[:3], inputs, options, options.return_stats)
     return parts
 
@@ -71,7 +71,6 @@ def partial(inputs: Inputs, options: Options, *, call: Call = _call) -> Tensor:
 def combine(
     parts: Tensor, inputs: Inputs, options: Options, *, call: Call = _call
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What forward returns but the gradient, from the parts of all ranks, (ranks, fields, N)."""
     loss, row_stats, predicted = _run(
         call, "combine", (parts, *inputs[:3]), inputs, options, options.return_stats
     )

@@ -23,7 +23,7 @@ from .target import Target, entries_of, prior_of_target, target_of, without_unus
 
 
 class Rows(NamedTuple):
-    """What loss and gradient of the rows are made of; (N, 1) or (N, 1, S), but for x and coef."""
+    """(N, 1) or (N, 1, S), but for x and coef."""
 
     x: Tensor  # (N, C) or (N, C, S): logits after scale and softcap
     shift: Tensor  # the maximum, or 0 where that is not finite
@@ -48,7 +48,7 @@ def transform_slope(x: Tensor, options: Options) -> Tensor | float:
 
 
 class Known(NamedTuple):
-    """What is known of rows before they are read, each (N, 1) or (N, 1, S); None: is not."""
+    """Of rows before they are read, each (N, 1) or (N, 1, S), or None."""
 
     shift: Tensor | None = None
     sum_exp: Tensor | None = None

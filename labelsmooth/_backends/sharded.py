@@ -33,8 +33,6 @@ class Sharded:
         self._backend, self.gather = backend, gather
 
     def forward(self, inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
-        """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of
-        1."""
         loss, row_stats, predicted = self._combined(inputs, options)
         grad_logits = inputs.logits.new_empty(0)
         if with_grad:
@@ -60,7 +58,6 @@ class Sharded:
         *,
         inplace: bool,
     ) -> Tensor:
-        """The gradient of this rank's logits, from the statistics that forward left."""
         if not has_classes(inputs, options):
             return inputs.logits.zero_() if inplace else torch.zeros_like(inputs.logits)
         grad: Tensor = self._backend.backward(

@@ -30,7 +30,7 @@ class XentLoss(nn.Module):
     (B, T), or as many. The loss is a scalar. With smoothing it is float32 or better, as there,
     where the smoothed target is float32; without it is in x's dtype.
 
-    Called as ``loss(log_probs, trg=...)``; other arguments by name pass unread.
+    Called as ``loss(log_probs, trg=...)``; other keywords pass unread.
 
     The loss does not go through ``criterion``.
 

@@ -93,7 +93,7 @@ class SmoothedNLLLoss(nn.Module):
     Args:
         reduction: ``"mean"``, the default, the sum divided by :math:`\sum m + \varepsilon`;
             ``"batch"``, (B,), the same of each utterance; ``"batchmean"``, the sum divided by B;
-            with any other the loss is (B, T).
+            any other gives (B, T).
         label_smoothing: a in [0, 1]. Default: 0.
         eps: :math:`\varepsilon`. Default: 1e-8.
         **kwargs: of :class:`torch.nn.NLLLoss`: ``weight``, the class weights w, and
@@ -104,9 +104,9 @@ class SmoothedNLLLoss(nn.Module):
     has the dtype of log_probs or of the mask, whichever is more; with lengths, and where a sum of
     booleans or integers divides it, float32 or more.
 
-    Oddities, as there: ``"sum"`` does not sum, it is one of the others. The weights are not in the
-    denominator, nor in the smoothing's term. A label of ignore_index leaves out the target's term
-    alone. Lengths beside an output_mask are not looked at.
+    Oddities, as there: ``"sum"`` does not sum. The weights are neither in the denominator nor in
+    the smoothing's term. A label of ignore_index leaves out the target's term alone. Lengths beside
+    an output_mask are not looked at.
 
     Not as there: without mask and lengths the original multiplies (B, T) by (B, T, C), which fails
     or is another loss. And there the smoothing's term is divided without :math:`\varepsilon`, which

@@ -42,8 +42,8 @@ def nll_loss(
 
     The loss is in the dtype of the log-probabilities.
 
-    Oddities, as there: ``"sum"`` does not sum, it is one of the others. The weights are not in the
-    mean's denominator, nor in the smoothing's term. A target of -100 leaves out the target's term
+    Oddities, as there: ``"sum"`` does not sum. The weights are neither in the mean's denominator
+    nor in the smoothing's term. A target of -100 leaves out the target's term
     alone: the frame's smoothing and its place in the denominator stay. Where nothing counts, "mean"
     and "batch" are NaN; the gradient is 0, NaN there. "batch" of (B, C) with smoothing, an
     IndexError there, is (B,).

@@ -1,5 +1,4 @@
-"""The two loops as operators: `linear_forward` makes the loss and, where asked for, the gradients;
-`linear_backward` the gradients alone, from four numbers a row that forward left."""
+"""The two loops as operators: `linear_forward` and `linear_backward`, as loop.py has them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,6 @@ GRADIENTS = "Tensor grad_hidden, Tensor grad_linear_weight, Tensor grad_linear_b
 def forward(
     inputs: LinearInputs, options: LinearOptions, dtype: torch.dtype, needed: list[bool]
 ) -> LinearOutputs:
-    """Loss, statistics and the gradients that are needed; `dtype` is that of the projection."""
     return LinearOutputs._make(_call("linear_forward", inputs, options, dtype, needed))
 
 
@@ -35,7 +33,6 @@ def backward(
     dtype: torch.dtype,
     needed: list[bool],
 ) -> Gradients:
-    """The gradients that are needed, from the statistics that forward left."""
     tensors = (grad_loss, row_stats, *inputs)
     return Gradients._make(_call("linear_backward", tensors, options, dtype, needed))
 

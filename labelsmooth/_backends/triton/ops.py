@@ -34,24 +34,20 @@ def _call(name: str, traced: bool, *arguments: object) -> Any:
 
 
 def forward(inputs: Inputs, options: Options, *, with_grad: bool) -> Outputs:
-    """Loss, statistics and, with_grad, the gradient of the loss for an incoming gradient of 1."""
     return native.forward(inputs, options, with_grad=with_grad, call=_call)
 
 
 def backward(
     grad_loss: Tensor, row_stats: Tensor, inputs: Inputs, options: Options, *, inplace: bool
 ) -> Tensor:
-    """The gradient of the logits, from the statistics that forward left."""
     return native.backward(grad_loss, row_stats, inputs, options, inplace=inplace, call=_call)
 
 
 def partial(inputs: Inputs, options: Options) -> Tensor:
-    """What this rank's classes are to the rows, (fields, N), as row_part.h has it."""
     return native.partial(inputs, options, call=_call)
 
 
 def combine(parts: Tensor, inputs: Inputs, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """What forward returns but the gradient, from the parts of all ranks, (ranks, fields, N)."""
     return native.combine(parts, inputs, options, call=_call)
 
 
