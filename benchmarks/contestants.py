@@ -1,6 +1,6 @@
 """Who takes part: every contestant is a name and a step, which does the whole work once.
 
-The two classes that labelsmooth replaces are written here from their formulas, in plain torch:
+The two classes that labelsmooth replaces, in plain torch:
 
     seed 1   sum_rows sum_c q_c (log q_c - logp_c)   KL divergence, summed, from log-probabilities
     seed 2   mean_rows sum_c -q_c logp_c / C         from logits
@@ -141,7 +141,7 @@ def forward_only(problem: Problem) -> list[Contestant]:
 
 
 def variants(problem: Problem) -> list[Contestant]:
-    """Options of labelsmooth that cost something, all in place; the first one is the plain case."""
+    """Options that cost something, in place; the first is the plain case."""
     classes, device = problem.buffer.size(1), problem.buffer.device
     generator = torch.Generator(device).manual_seed(1)
     weight = torch.rand(classes, generator=generator, device=device) + 0.5
@@ -170,7 +170,7 @@ def variants(problem: Problem) -> list[Contestant]:
 
 
 def many_calls(problem: Problem, key: str, label: str, loss: Loss) -> Contestant:
-    """Overhead per call: a leaf of logits, forward and backward, many calls in a row."""
+    """Overhead per call: forward and backward, many in a row."""
     logits = problem.pristine.clone().requires_grad_()
     target = problem.target
 

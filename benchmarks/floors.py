@@ -29,10 +29,10 @@ class Gpu:
         return instructions_a_logit * LOGITS / a_second * 1e3
 
 
-# By compute capability. Bandwidth, multiprocessors and clock of NVIDIA's data sheets of A100 80GB
-# SXM, H100 SXM and HGX B200 and of the white paper of the Ada architecture; the clocks of H100 and
-# B200 are those at which the sheets' float32 rates (67 and 75 TFLOPS) are two operations a lane and
-# cycle. On an RTX 4090 the extension runs its code for sm_80, Triton's kernels code for sm_89.
+# By compute capability, of NVIDIA's data sheets of A100 80GB SXM, H100 SXM and HGX B200 and the
+# white paper of the Ada architecture; at the clocks of H100 and B200 the sheets' float32 rates (67 and 75
+# TFLOPS) are two operations a lane and cycle. On an RTX 4090 the extension runs its code for sm_80,
+# Triton's kernels code for sm_89.
 GPUS = {
     80: Gpu("A100", 108, 1.41, 2039),
     90: Gpu("H100", 132, 1.98, 3350),

@@ -1,7 +1,7 @@
 """Machine instructions that the GPU kernels execute for each logit, counted without a GPU.
 
 Of the CUDA kernels that are built in place, and with --all of the Triton kernel and Liger's.
-tests/ptxsim/executed.py says how they are counted. A case takes some seconds.
+tests/ptxsim/executed.py says how. A case takes some seconds.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Main table: logits to gradient (forward and backward) by labelsmooth in place and with a fresh
 gradient, F.cross_entropy, torch.compile of it, and the two classes that labelsmooth replaces; the
-floor is a copy of the logits. Beside it the same with huge pages for everybody
-(THP_MEM_ALLOC_ENABLE=1), for one number of classes. Further: forward only, images (N, C, d1, d2),
-what options cost, overhead per call, and scaling over classes and threads, of many rows and of one.
+floor is a copy of the logits. For one number of classes also with huge pages for everybody
+(THP_MEM_ALLOC_ENABLE=1). Further: forward only, images (N, C, d1, d2), what options cost, overhead
+per call, and scaling over classes and threads, of many rows and of one.
 
 Writes JSON, and beside it the tables as Markdown and plots. benchmarks/measure.py says how it
 measures.

@@ -58,7 +58,7 @@ def save(figure: Figure, file: Path, about: dict[str, Any]) -> Path:
 
 
 def draw_over_rows(path: Path, about: dict[str, Any], results: list[Result]) -> list[Path]:
-    """Time and memory of the projection and the loss, for the first C and D with most rows."""
+    """Time and memory, for the first C and D with most rows."""
     groups: dict[tuple[int, int], list[Result]] = {}
     for result in results:
         groups.setdefault((result.case.classes, result.case.features), []).append(result)
@@ -172,7 +172,7 @@ def lines(results: list[Result]) -> Figure:
 
 
 def tidy(axis: Axes) -> None:
-    """Times are on a logarithmic axis, with plain numbers at 1, 2 and 5."""
+    """A logarithmic axis, with plain numbers at 1, 2 and 5."""
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_locator(NullLocator())

@@ -35,8 +35,7 @@ def publish(
     sheets_of: Callable[[list[Result]], list[report.Sheet]],
     draw: Callable[[Path, dict[str, Any], list[Result]], list[Path]] | None = None,
 ) -> None:
-    """Measures the cases; results go to `args.json`, or to the folder of results, by the maker
-    of the processor."""
+    """Results go to `args.json`, or to their folder, by the maker of the processor."""
     name = f"{name}-{cpu_maker()}{'-quick' if args.quick else ''}"
     path = args.json or RESULTS / f"{name}.json"
     about = environment(args.threads)

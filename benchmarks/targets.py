@@ -2,11 +2,11 @@
 
 Logits to gradient (forward and backward), label smoothing 0.1, by labelsmooth in place: with class
 indices, with a SparseTarget of 2 and of 64 classes a row, and with class probabilities in float32,
-given or made of two classes a row as mixup makes them. Beside it F.cross_entropy with the same
-probabilities. The floor is a copy of the logits.
+given or made of two classes a row as by mixup, which F.cross_entropy takes too. The floor is a copy
+of the logits.
 
-Memory is the peak within the first step above what was resident before; a target that is given is
-not in it. Writes JSON, and beside it the tables as Markdown. benchmarks/measure.py says how it
+Memory is the peak within the first step above what was resident before, without a target that is
+given. Writes JSON, and beside it the tables as Markdown. benchmarks/measure.py says how it
 measures.
 """
 
