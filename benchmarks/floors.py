@@ -30,9 +30,9 @@ class Gpu:
 
 
 # By compute capability, of NVIDIA's data sheets of A100 80GB SXM, H100 SXM and HGX B200 and the
-# white paper of the Ada architecture; at the clocks of H100 and B200 the sheets' float32 rates (67 and 75
-# TFLOPS) are two operations a lane and cycle. On an RTX 4090 the extension runs its code for sm_80,
-# Triton's kernels code for sm_89.
+# white paper of the Ada architecture; at the clocks of H100 and B200 the sheets' float32 rates (67
+# and 75 TFLOPS) are two operations a lane and cycle. On an RTX 4090 the extension runs its code for
+# sm_80, Triton's kernels code for sm_89.
 GPUS = {
     80: Gpu("A100", 108, 1.41, 2039),
     90: Gpu("H100", 132, 1.98, 3350),
