@@ -54,7 +54,10 @@ gpu:  ## with a GPU: a verdict in ten minutes; VENV= takes PYTHON as it is, WHEE
 	  $(if $(WHEEL),--wheel $(WHEEL),$(if $(VENV),--built))
 
 test: export LABELSMOOTH_WERROR := 1
-test: lint docs ctest platforms  ## lint, build the documentation, run the C++ and the Python tests
+test: lint docs platforms pytest  ## lint, build the documentation, run the C++ and the Python tests
+
+pytest: export LABELSMOOTH_WERROR := 1
+pytest: ctest  ## of these, the C++ tests by the default compiler and the Python tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 integrations: $(VENV)/integrations.stamp  ## the drop-ins beside the libraries whose losses they replace
