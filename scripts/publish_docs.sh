@@ -8,12 +8,13 @@ set -eu
 name=$1
 docs=$(realpath "$2")
 site=$(mktemp -d)
-author="-c user.name=documentation -c user.email=documentation@localhost"
+export GIT_AUTHOR_NAME=documentation GIT_AUTHOR_EMAIL=documentation@localhost
+export GIT_COMMITTER_NAME=$GIT_AUTHOR_NAME GIT_COMMITTER_EMAIL=$GIT_AUTHOR_EMAIL
 
 if git fetch --quiet --depth 1 origin gh-pages; then
   start=FETCH_HEAD
 else
-  start=$(git $author commit-tree "$(git mktree </dev/null)" -m "The documentation of each version")
+  start=$(git commit-tree "$(git mktree </dev/null)" -m "The documentation of each version")
 fi
 git worktree add --quiet --detach "$site" "$start"
 trap 'git worktree remove --force "$site"' EXIT
@@ -23,7 +24,7 @@ replace() {
   cp -R "$docs" "$site/$1"
 }
 replace "$name"
-newest=$(ls "$site" | grep -E '^[0-9]+(\.[0-9]+)*$' | sort -V | tail -n 1)
+newest=$(find "$site" -maxdepth 1 -regex '.*/[0-9.]+' -printf '%f\n' | sort -V | tail -n 1)
 if [ "$name" = "$newest" ]; then replace stable; fi
 
 first=main
@@ -34,5 +35,5 @@ touch "$site/.nojekyll" # folders that begin with _ are served too
 
 git -C "$site" add --all
 if git -C "$site" diff --cached --quiet; then exit; fi
-git -C "$site" $author commit --quiet -m "$name"
+git -C "$site" commit --quiet -m "$name"
 git -C "$site" push --quiet origin HEAD:refs/heads/gh-pages
