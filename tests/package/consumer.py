@@ -23,6 +23,7 @@ from labelsmooth import (
     release_memory,
 )
 from labelsmooth.compat import LabelSmoothing, LabelSmoothingLoss
+from labelsmooth.which import ROWS, Row, as_markdown, as_text, libraries, matching
 
 N, B, T, C, D = 6, 2, 3, 5, 4  # rows, which are tokens of utterances too; classes; features
 PADDING = 0
@@ -123,8 +124,8 @@ def drop_ins_of_rows(logits: Tensor, target: Tensor) -> None:
     assert_type(compat.fastai.LabelSmoothingCrossEntropy().forward(logits, target), Tensor)
     assert_type(compat.fastai.LabelSmoothingCrossEntropyFlat(axis=1)(logits, target), Tensor)
     assert_type(compat.pytorch_toolbelt.SoftCrossEntropyLoss().forward(logits, target), Tensor)
-    smp = compat.segmentation_models_pytorch
-    assert_type(smp.SoftCrossEntropyLoss(smooth_factor=0.1).forward(logits, target), Tensor)
+    soft = compat.segmentation_models_pytorch.SoftCrossEntropyLoss(smooth_factor=0.1)
+    assert_type(soft.forward(logits, target), Tensor)
     assert_type(compat.timm.LabelSmoothingCrossEntropy(0.1).forward(logits, target), Tensor)
     mixed = SparseTarget.mix(target, target, 0.5)
     assert_type(compat.timm.SoftTargetCrossEntropy().forward(logits, mixed), Tensor)
@@ -140,9 +141,9 @@ def drop_ins_of_tokens(logits: Tensor, target: Tensor) -> None:
         assert_type(same, type[compat.espnet.LabelSmoothingLoss])
     assert_type(compat.icefall.LabelSmoothingLoss().forward(logits, target), Tensor)
     assert_type(compat.joeynmt.XentLoss(PADDING, 0.1).forward(log_probs, trg=target), Tensor)
-    nemo = compat.nemo
-    assert_type(nemo.SmoothedCrossEntropyLoss(PADDING).forward(log_probs, target), Tensor)
-    assert_type(nemo.SmoothedNLLLoss().forward(log_probs, target), Tensor)
+    smoothed = compat.nemo.SmoothedCrossEntropyLoss(PADDING)
+    assert_type(smoothed.forward(log_probs, target), Tensor)
+    assert_type(compat.nemo.SmoothedNLLLoss().forward(log_probs, target), Tensor)
     assert_type(compat.speechbrain.nll_loss(log_probs, target), Tensor)
     assert_type(compat.speechbrain.kldiv_loss(log_probs, target, label_smoothing=0.1), Tensor)
 
@@ -155,6 +156,14 @@ def drop_ins_of_hugging_face(logits: Tensor, target: Tensor) -> None:
     assert_type(loss_func({"logits": logits}, target), Tensor)
 
 
+def what_to_write() -> None:
+    rows = matching(["timm"])
+    assert_type(rows, list[Row])
+    assert_type(ROWS, tuple[Row, ...])
+    assert_type(libraries(), list[str])
+    assert_type(as_text(rows) + as_markdown(rows), str)
+
+
 def with_their_libraries(hidden: Tensor, head: nn.Linear, target: Tensor, model: Any) -> None:
     """Not run: it needs torch 2.13, timm, transformers and fairseq."""
     assert_type(compat.torch.linear_cross_entropy(hidden, head.weight, target), Tensor)
@@ -162,9 +171,14 @@ def with_their_libraries(hidden: Tensor, head: nn.Linear, target: Tensor, model:
     images, mixed = compat.timm.Mixup(label_smoothing=0.1)(hidden, target)
     assert_type(images, Tensor)
     assert_type(mixed, Tensor | compat.timm.MixedTarget)
+    collate = compat.timm.FastCollateMixup(label_smoothing=0.1)
+    assert_type(
+        collate([(hidden, 0), (hidden, 1)]), tuple[Tensor, Tensor | compat.timm.MixedTarget]
+    )
     compat.transformers.patch_trainer()
     compat.transformers.apply_to(model, label_smoothing=0.1, fused_head=True)
     compat.fairseq.patch()
+    assert_type(compat.fairseq.LabelSmoothedCrossEntropyCriterion, Any)
 
 
 def mistakes(logits: Tensor, target: Tensor, weight: Tensor) -> None:
@@ -202,6 +216,7 @@ def main() -> None:
     drop_ins_of_rows(logits, target)
     drop_ins_of_tokens(logits.view(B, T, C), target.view(B, T))
     drop_ins_of_hugging_face(logits.view(B, T, C), target.view(B, T))
+    what_to_write()
     release_memory()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import runpy
@@ -63,6 +64,12 @@ NAMES = {
 }
 if hasattr(nn, "LinearCrossEntropyLoss"):  # of torch 2.13 and later
     NAMES["labelsmooth.compat.torch"].append("LinearCrossEntropyLoss")
+# In no __all__: made of a class of the library, which a star would import.
+LAZY = {
+    "labelsmooth.compat.fairseq": ["LabelSmoothedCrossEntropyCriterion"],
+    "labelsmooth.compat.timm": ["FastCollateMixup", "Mixup"],
+}
+CONSUMER = Path(__file__).with_name("consumer.py")
 
 
 def test_every_public_module_is_listed() -> None:
@@ -80,5 +87,19 @@ def test_all_gives_just_these(module: str) -> None:
     assert given.keys() - {"__builtins__"} == set(NAMES[module])
 
 
+def test_every_module_with_lazy_names_is_listed() -> None:
+    lazy = {name for name in NAMES if hasattr(importlib.import_module(name), "__getattr__")}
+    assert lazy == {*LAZY, "labelsmooth.compat"}
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_a_users_code_has_every_name(module: str) -> None:
+    nodes = ast.walk(ast.parse(CONSUMER.read_text()))
+    used = {ast.unparse(node) for node in nodes if isinstance(node, (ast.Attribute, ast.Name))}
+    library = module.removeprefix("labelsmooth.compat.")
+    qualifier = f"compat.{library}." if library in labelsmooth.compat.LIBRARIES else ""
+    assert {qualifier + name for name in NAMES[module] + LAZY.get(module, [])} <= used
+
+
 def test_a_users_code_runs() -> None:
-    runpy.run_path(str(Path(__file__).with_name("consumer.py")), run_name="__main__")
+    runpy.run_path(str(CONSUMER), run_name="__main__")
