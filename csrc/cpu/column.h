@@ -7,16 +7,6 @@
 
 namespace labelsmooth::cpu::LABELSMOOTH_ISA {
 
-// Sums over so many classes are added up in double, so that rounding errors do not grow with the
-// classes.
-constexpr int64_t few_classes = 32;
-template <class V>
-struct LaneSums {
-  Native<double, V::size> lanes = {};
-  void add(V part) { lanes += __builtin_convertvector(part.lanes, Native<double, V::size>); }
-  V value() const { return V(__builtin_convertvector(lanes, typename V::Lanes)); }
-};
-
 // The target: one class, `plain` without class coefficients and masks; or probabilities, of which
 // the tile has those of all classes.
 enum class Kind { plain, one_class, soft };
@@ -57,13 +47,7 @@ struct Column {
 
   template <class Term>
   V sum_over_classes(const Term& term) const {
-    LaneSums<V> sums;
-    for (int64_t begin = 0; begin < classes; begin += few_classes) {
-      V part(T(0));
-      for (int64_t c = begin; c < few_from(begin); ++c) part = part + term(c);
-      sums.add(part);
-    }
-    return sums.value();
+    return sum_of_terms<V>(0, classes, 1, term).value();
   }
 
   // The sum of term(t_c, x_c).
@@ -91,7 +75,7 @@ struct Column {
   static Sums sums(const Column column, const RowTerms<V> terms, V shift, bool keep) {
     constexpr bool plain = kind == Kind::plain;
     LaneSums<V> sum_exp, coef_dot, coef_sum;
-    for (int64_t begin = 0; begin < column.classes; begin += few_classes) {
+    for (int64_t begin = 0; begin < column.classes; begin += few_vectors) {
       RowStats<V> part = empty_stats<V>();
       V mass(T(0));
       for (int64_t c = begin; c < column.few_from(begin); ++c) {
@@ -135,7 +119,7 @@ struct Column {
 
  private:
   int64_t few_from(int64_t begin) const {
-    return begin + few_classes < classes ? begin + few_classes : classes;
+    return begin + few_vectors < classes ? begin + few_vectors : classes;
   }
 };
 

@@ -95,7 +95,6 @@ struct Row {
   // Of one class.
   T given_logit(int64_t c) const { return load_one(logits + c); }
   T logit(int64_t c) const { return transform(V(given_logit(c))).lanes[0]; }
-  T prob(int64_t c) const { return probs_at(c, 1).lanes[0]; }
 
   // factor w_c t_c.
   template <bool whole>

@@ -35,7 +35,7 @@ class RowKernel {
         blocks_(problem),
         entries_(typed_),
         row_(typed_),
-        result_(typed_, row_, entries_, sums_, terms_) {}
+        result_(typed_, blocks_, row_, entries_, sums_, terms_) {}
 
   void process(int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

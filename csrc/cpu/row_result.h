@@ -12,11 +12,12 @@ class RowResult {
   using R = Row<Element, general, Probs, transformed>;
   static constexpr bool dense = R::dense;
   using T = typename R::T;
+  using V = typename R::V;
 
  public:
-  RowResult(const TypedProblem<Element>& typed, const R& row, const Entries<Element>& entries,
-            const RowSums<T>& sums, const RowTerms<T>& terms)
-      : typed_(typed), row_(row), entries_(entries), sums_(sums), terms_(terms) {}
+  RowResult(const TypedProblem<Element>& typed, const Blocks& blocks, const R& row,
+            const Entries<Element>& entries, const RowSums<T>& sums, const RowTerms<T>& terms)
+      : typed_(typed), blocks_(blocks), row_(row), entries_(entries), sums_(sums), terms_(terms) {}
 
   TargetTerms<T> terms_of_class(int64_t c, T prob) const {
     return target_terms(prob, typed_.weight_of(c), typed_.prior_of(c), row_.given_logit(c), terms_,
@@ -52,15 +53,13 @@ class RowResult {
                                dots.target, tau(), stats.shift, typed_.options);
     if (typed_.options.kl_div) part.entropy = entropy(classes);
     if (typed_.untyped.with_stats) {
-      part.prob = sum_over_target([](T prob, T) { return prob; });
+      part.prob = sum_over_target([](auto prob, auto) { return prob; });
       part.prob_dot = -nll_from(finite_or_zero(part.shift), T(0));
     }
     return part;
   }
 
  private:
-  // Where classes are added up one by one, the sum is a double: float would lose digits.
-
   // Sums of v_c (x_c - shift) and tau_c (x_c - shift).
   struct Dots {
     T spread, target;
@@ -77,43 +76,68 @@ class RowResult {
   }
 
   T spread_dot_without(int64_t target) const {
-    double sum = 0;
-    for (int64_t c = 0; c < typed_.classes; ++c) {
-      const T coef = unless_masked(typed_.class_coef_of(c), row_.given_logit(c), typed_.options);
-      if (c != target) sum += weighted(coef, row_.logit(c) - sums_.stats.shift);
-    }
-    return static_cast<T>(sum);
+    return static_cast<T>(sum_over_classes([&](int64_t c, int64_t count) {
+      const V x0 = R::template classes_at<false>(row_.logits, c, count);
+      const V coef = row_.template coef_at<false>(c, count, x0);
+      V term = weighted(coef, row_.transform(x0) - V(sums_.stats.shift));
+      if (c <= target && target < c + count) term.lanes[target - c] = 0;
+      return term;
+    }));
   }
 
   T entropy(const ClassSums<T>& classes) const {
     double sum = 0;
     for (const Entry<T>& entry : entries_) sum += target_entropy(entry.terms);
-    if constexpr (dense)
-      for (int64_t c = 0; c < typed_.classes; ++c)
-        sum += target_entropy(terms_of_class(c, row_.prob(c)));
+    if constexpr (dense) sum += entropy_of_probs();
     return smoothing_entropy(terms_, classes) + static_cast<T>(sum);
   }
 
-  // The sum of term(t_c, x_c).
+  double entropy_of_probs() const {
+    const R row = row_;
+    const RowTerms<V> terms = {V(terms_.beta), V(terms_.kappa), V(terms_.mass)};
+    return sum_over_classes([&](int64_t c, int64_t count) {
+      const V weight = R::template classes_at<false>(row.weight, T(1), c, count);
+      const V prior = R::template classes_at<false>(row.prior, row.uniform, c, count);
+      const V x0 = R::template classes_at<false>(row.logits, c, count);
+      const V entropy = target_entropy(
+          target_terms(row.probs_at(c, count), weight, prior, x0, terms, row.options));
+      return V::first(count, entropy, V(T(0)));
+    });
+  }
+
+  // The sum of term(t_c, x_c), which is 0 where t_c is.
   template <class Term>
   T sum_over_target(const Term& term) const {
     double sum = 0;
     for (const Entry<T>& entry : entries_) sum += term(entry.prob, entry.logit);
     if constexpr (dense)
-      for (int64_t c = 0; c < typed_.classes; ++c) sum += term(row_.prob(c), row_.logit(c));
+      sum += sum_over_classes([&](int64_t c, int64_t count) {
+        return term(row_.probs_at(c, count), row_.template logits_at<false>(c, count));
+      });
     return static_cast<T>(sum);
   }
 
   // From an lse that is taken to the same point.
   T nll_from(T point, T lse) const {
-    return sum_over_target([=](T prob, T x) { return soft_nll(prob, lse, x - point); });
+    return sum_over_target([=](auto prob, auto x) {
+      using X = decltype(x);
+      return soft_nll(prob, X(lse), x - X(point));
+    });
+  }
+
+  template <class Term>
+  double sum_over_classes(const Term& term) const {
+    return cpu::LABELSMOOTH_ISA::sum_over_classes<V>(blocks_, sums_buffer_.get(blocks_.count),
+                                                     term);
   }
 
   const TypedProblem<Element>& typed_;
+  const Blocks& blocks_;
   const R& row_;
   const Entries<Element>& entries_;
   const RowSums<T>& sums_;
   const RowTerms<T>& terms_;
+  mutable Buffer<double> sums_buffer_;
 };
 
 }  // namespace labelsmooth::cpu::LABELSMOOTH_ISA

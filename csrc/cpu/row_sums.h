@@ -93,6 +93,20 @@ RowSums<typename R::T> row_sums(const R& row, const Blocks& blocks, typename R::
           {T(total.classes.coef), T(total.classes.coef_log), T(total.classes.prior)}};
 }
 
+// The sum of term(c, count), a vector of `count` classes from c on, over all of them. `of_blocks`
+// takes the sums of each.
+template <class V, class Term>
+double sum_over_classes(const Blocks& blocks, double* of_blocks, const Term& term) {
+  blocks.for_each([&](int64_t block, int64_t begin, int64_t end) {
+    of_blocks[block] = sum_of_terms<V>(begin, end, V::size, [&](int64_t c) {
+                         return term(c, min(end - c, V::size));
+                       }).total();
+  });
+  double sum = 0;
+  for (int64_t block = 0; block < blocks.count; ++block) sum += of_blocks[block];
+  return sum;
+}
+
 // ---- logits -------------------------------------------------------------------------------------
 
 template <class R>

@@ -139,6 +139,38 @@ LABELSMOOTH_HD T sum_lanes(Vec<T> x) {
   return reduce_lanes<T, Vec<T>::size>(x.lanes, [](auto a, auto b) { return a + b; });
 }
 
+// Sums of so many vectors are added up in double, so that rounding errors do not grow with the
+// classes.
+constexpr int64_t few_vectors = 32;
+template <class V>
+struct LaneSums {
+  Native<double, V::size> lanes = {};
+  void add(V part) { lanes += __builtin_convertvector(part.lanes, Native<double, V::size>); }
+  V value() const { return V(__builtin_convertvector(lanes, typename V::Lanes)); }
+  double total() const {
+    struct Parts {
+      VecD at[V::size / VecD::size];
+    };
+    const Parts parts = bit_cast<Parts>(lanes);
+    VecD sum(0.0);
+    for (const VecD& part : parts.at) sum = sum + part;
+    return sum_lanes(sum);
+  }
+};
+
+// Of term(c), a vector, for each step-th class c of [begin, end).
+template <class V, class Term>
+LABELSMOOTH_HD LaneSums<V> sum_of_terms(int64_t begin, int64_t end, int64_t step,
+                                        const Term& term) {
+  LaneSums<V> sums;
+  for (int64_t c = begin; c < end;) {
+    V part{typename V::Lanes{}};
+    for (int64_t k = 0; k < few_vectors && c < end; ++k, c += step) part = part + term(c);
+    sums.add(part);
+  }
+  return sums;
+}
+
 template <class T>
 LABELSMOOTH_HD T max_lanes(Vec<T> x) {
   return reduce_lanes<T, Vec<T>::size>(x.lanes, [](auto a, auto b) { return a > b ? a : b; });

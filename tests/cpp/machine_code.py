@@ -4,7 +4,8 @@ Of float32 and 16-bit logits, for each of the instruction sets:
 
 - the sums over a row's classes call nothing, and are made of the set's vector instructions: fused
   additions, the exponential's rounding or scaling, conversions from 16 bits
-- nothing else calls exp, nor tiles any function of the mathematics: a lane is never taken by itself
+- nothing else calls exp, nor tiles and the entropies of probabilities any function of the
+  mathematics: a lane is never taken by itself
 - gradients are narrowed to 16 bits by the set's instructions, where it has them
 """
 
@@ -82,12 +83,19 @@ def failures(isa: str, functions: list[Function]) -> list[str]:
         sums = of(f"block_sums<Row<{element},")
         rows = of(f"(RowKernel|RowResult|GroupKernel|process_by_row)<{element},")
         tiles = of(rf"(TileKernel|Tile|Column|process_element)<{element}\b")
-        check(bool(sums and rows and tiles), f"{element}: no function of sums, rows or tiles")
+        entropies = of(rf"RowResult<{element}, .*::entropy_of_probs\b")
+        found_all = bool(sums and rows and tiles and entropies)
+        check(found_all, f"{element}: no function of sums, rows, tiles or entropies")
         read, write = CONVERSIONS.get((isa, element), (None, None))
         for f in sums:
             check(not f.calls, f"{f.name} calls {f.calls}")
             for pattern in (*SUMS[isa], *([read] if read else [])):
                 check(f.has(pattern), f"{f.name} has no {pattern}")
+        for f in entropies:
+            wrong = {name for name in f.calls if MATHEMATICS.fullmatch(name)}
+            check(not wrong, f"{f.name} calls {wrong}")
+        for pattern in SUMS[isa][:1]:
+            check(any(f.has(pattern) for f in entropies), f"{element}: entropies have no {pattern}")
         for kind, group, forbidden in (
             ("rows", rows, re.compile("expf?|tanhf?")),  # a row's loss has one logarithm
             ("tiles", tiles, MATHEMATICS),

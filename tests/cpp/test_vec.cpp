@@ -145,6 +145,17 @@ void across_lanes() {
   CHECK(any_lane<float>(x == VecF(3.0f)) && !any_lane<float>(x == VecF(7.0f)), "any_lane");
 }
 
+// Exact: sums in float alone would have lost digits.
+void sums_of_many_terms() {
+  double sum = 0;
+  for (int64_t c = 1; c < 300000; c += 3) sum += static_cast<double>(c);
+  const LaneSums<VecF> sums =
+      sum_of_terms<VecF>(1, 300000, 3, [](int64_t c) { return VecF(static_cast<float>(c)); });
+  CHECK(sums.total() == sum * VecF::size, "%g, expected %g", sums.total(), sum * VecF::size);
+  const float lane = sums.value().lanes[VecF::size - 1];
+  CHECK(lane == static_cast<float>(sum), "%g, expected %g", lane, sum);
+}
+
 void across_vectors() {
   constexpr int size = VecF::size;
   VecF square[size], turned[size];
@@ -184,6 +195,7 @@ void all() {
   half_round_trip<BFloat16>(from_bfloat16);
   half_round_trip<Float16>(from_float16);
   across_lanes();
+  sums_of_many_terms();
   across_vectors();
   partial_access();
 }
