@@ -23,6 +23,7 @@ PYTHON = {
     for page, text in sorted(PAGES.items())
     if (code := re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
 }
+KNOWN = {"python", "py", "", "{include}", "{toctree}", "{eval-rst}"}
 COMMANDS = sorted(
     {
         line.partition("#")[0].strip()
@@ -30,6 +31,14 @@ COMMANDS = sorted(
         for line in re.findall(r"^python -m labelsmooth.*", text, re.MULTILINE)
     }
 )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_other_code(page: str) -> None:
+    """What is neither run, here or in tests/integrations (py), nor a command or a plan."""
+    fence = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
+    assert {mark.partition(" ")[0] for mark in fence.findall(PAGES[page])} <= KNOWN
+    assert not re.findall(r"\n\n(?:    |\t).*", fence.sub("", PAGES[page]))  # by its indentation
 
 
 def test_the_quick_starts_have_code() -> None:
@@ -89,12 +98,14 @@ def test_the_tests_that_are_named_are_there(page: str) -> None:
 
 
 def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are drawn from the results, and those of the pages are drawn."""
+    """They are drawn from the results, and those of the pages from these results."""
     pytest.importorskip("matplotlib")
+    image = importlib.import_module("PIL.Image")
     pictures = importlib.import_module("benchmarks.pictures")
-    names = {path.name for path in pictures.IMAGES.glob("*.png")}
+    committed = pictures.IMAGES
     monkeypatch.setattr(pictures, "IMAGES", tmp_path)
     pictures.main()
-    drawn = {path.name for path in tmp_path.iterdir() if path.read_bytes()[:4] == b"\x89PNG"}
-    assert drawn == {"time.png", "memory.png"}
-    assert drawn <= names
+    assert {path.name for path in tmp_path.iterdir()} == {"time.png", "memory.png"}
+    for drawn in tmp_path.iterdir():
+        with image.open(drawn) as new, image.open(committed / drawn.name) as old:
+            assert new.text["Source"] == old.text["Source"], drawn.name
