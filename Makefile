@@ -69,7 +69,8 @@ $(VENV)/integrations.stamp: $(LIB) tests/integrations/no-deps.txt
 	touch $@
 
 ctest: build  ## the C++ tests, and the module through which Python tests call the kernels
-	cmake --preset default -DPython_EXECUTABLE=$(BIN)/python
+	cmake --preset default -DPython_EXECUTABLE=$(BIN)/python \
+	  -DLABELSMOOTH_OBJECTS=$(abspath build/inplace/csrc/cpu)
 	cmake --build --preset default
 	ctest --preset default
 
@@ -85,6 +86,7 @@ ctest-%: build
 
 docs: build  ## the documentation, in build/docs; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
+	touch build/docs/searchindex.js
 
 fuzz: ctest  ## many more property tests; the kernels' fuzz target, by libFuzzer where CLANG is found
 	$(BIN)/python -m pytest -n 2 tests/functional/test_properties.py --hypothesis-profile=long
