@@ -21,17 +21,16 @@ import heapq
 import math
 import random
 import sys
-import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
+from data import TOKEN, library, read
 from rich.progress import track
+from side_by_side import answer, compare, show, train_in_turns
 from torch import Tensor, nn
-from train_large_vocab import TOKEN, answer, compare, show, train_in_turns
 
 from labelsmooth import FusedLabelSmoothingLoss, SparseTarget
 
@@ -43,17 +42,15 @@ Words = tuple[int, ...]
 def read_texts(args: argparse.Namespace) -> tuple[list[list[int]], int]:
     """The texts of the student, the test and the teacher as word numbers (0: a rare word), no
     module in two of them; and the size of the vocabulary."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    foreign = {"site-packages", "dist-packages"}
-    files = [f for f in sorted(library.rglob("*.py")) if foreign.isdisjoint(f.parts)]
+    files = library()
     random.Random(args.seed).shuffle(files)
     texts: list[list[str]] = [[], [], []]
     sizes = [args.student_words, args.test_words, args.teacher_words]
-    for file in track(files, "reading the standard library", transient=True):
+    for module in read(files):
         wanting = [text for text, size in zip(texts, sizes, strict=True) if len(text) < size]
         if not wanting:
             break
-        wanting[0] += TOKEN.findall(file.read_text(encoding="utf-8", errors="ignore"))
+        wanting[0] += TOKEN.findall(module)
     common = Counter(chain.from_iterable(texts)).most_common(args.vocabulary - 1)
     number = {word: index for index, (word, _) in enumerate(common, start=1)}
     return [[number.get(word, 0) for word in text] for text in texts], len(common) + 1

@@ -27,21 +27,20 @@ import math
 import random
 import statistics
 import sys
-import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
-from rich.progress import track
+from data import TOKEN, library, read
+from side_by_side import Run, answer, compare, show, train_in_turns
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from train_large_vocab import SMOOTHING, TOKEN, Run, answer, compare, show, train_in_turns
 
 from labelsmooth import FusedLinearLabelSmoothingLoss
 
+SMOOTHING = 0.1
 PLAIN, FUSED, SMALL = LOSSES = (
     "nn.CrossEntropyLoss",
     "FusedLinearLabelSmoothingLoss",
@@ -53,13 +52,9 @@ IGNORED, BEGIN = -100, 0  # a target that is none, as the losses have it; the fi
 def read_paragraphs(words: int, longest: int) -> tuple[Tensor, list[int], int]:
     """Paragraphs as word numbers (1: a rare word), each behind BEGIN, in random order: all in one
     tensor, their lengths, and the size of the vocabulary."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    foreign = {"site-packages", "dist-packages"}
-    files = [f for f in sorted(library.rglob("*.py")) if foreign.isdisjoint(f.parts)]
     paragraphs: list[list[str]] = []
-    for file in track(files, "reading the standard library", transient=True):
-        text = file.read_text(encoding="utf-8", errors="ignore")
-        tokens = (TOKEN.findall(paragraph) for paragraph in text.split("\n\n"))
+    for module in read(library()):
+        tokens = (TOKEN.findall(paragraph) for paragraph in module.split("\n\n"))
         paragraphs += [found[:longest] for found in tokens if len(found) > 3]
     common = Counter(word for found in paragraphs for word in found).most_common(words - 2)
     number = {word: index for index, (word, _) in enumerate(common, start=2)}

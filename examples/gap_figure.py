@@ -32,6 +32,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from data import read_digits
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -39,7 +40,6 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from labelsmooth import FusedLabelSmoothingLoss
@@ -125,16 +125,6 @@ def above_others(logits: Tensor, classes: Tensor) -> Tensor:
     """(N,): the logits (N, C) of the classes (N,) minus the mean of the row's other logits."""
     chosen = logits.gather(1, classes[:, None]).squeeze(1)
     return chosen - (logits.sum(1) - chosen) / (CLASSES - 1)
-
-
-def read_digits(seed: int) -> tuple[Tensor, Tensor]:
-    """Images (N, 64) from 0 to 1 and their classes (N,), shuffled."""
-    digits: Any = load_digits()
-    order = torch.randperm(
-        len(digits.target), generator=torch.Generator().manual_seed(seed)
-    ).numpy()
-    images = torch.from_numpy(digits.data[order]).float() / 16
-    return images, torch.from_numpy(digits.target[order]).long()
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -303,7 +293,9 @@ def main() -> int:
     args = arguments()
     torch.set_num_threads(1)  # the images are small
     mpl.use("agg")
-    images, labels = read_digits(args.seed)
+    images, labels = read_digits()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(args.seed))
+    images, labels = images[order].flatten(1), labels[order]
     pairs: list[tuple[Over, float]] = [(over, a) for a in args.smoothings for over in OVER]
     results = [
         train(over, a, images, labels, args) for over, a in track(pairs, "training", transient=True)

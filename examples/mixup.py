@@ -13,14 +13,15 @@ from __future__ import annotations
 import argparse
 import sys
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
+from data import read_digits
+from side_by_side import Run, answer, compare, show, train_in_turns
 from torch import Tensor, nn
-from train_large_vocab import SMOOTHING, Run, answer, compare, show, train_in_turns
 
 from labelsmooth import FusedLabelSmoothingLoss, SparseTarget
 
+SMOOTHING = 0.1
 LOSSES = ("dense, nn.CrossEntropyLoss", "sparse, FusedLabelSmoothingLoss")
 CLASSES = 10
 TEST_IMAGES = 360
@@ -103,15 +104,6 @@ def loss_alone(parent: Connection, name: str, args: argparse.Namespace) -> None:
     answer(parent, step)
 
 
-def read_digits() -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 8, 8) from 0 to 1 and their classes (N,)."""
-    from sklearn.datasets import load_digits  # here: the trainings' processes start without it
-
-    digits: Any = load_digits()
-    images = torch.from_numpy(digits.images).float() / 16
-    return images.unsqueeze(1), torch.from_numpy(digits.target).long()
-
-
 def show_costs(runs: list[Run], args: argparse.Namespace) -> None:
     size = args.rows * args.classes * 4
     print(f"The loss alone, {args.rows:,} x {args.classes:,} logits, {size / 2**20:.0f} MiB:")
@@ -140,7 +132,7 @@ def main() -> int:
     args = arguments()
     images, labels = read_digits()
     print(f"{len(images):,} digits, {TEST_IMAGES} of them to test on")
-    runs = train_in_turns(train, LOSSES, args.steps, images, labels, args)
+    runs = train_in_turns(train, LOSSES, args.steps, images.unsqueeze(1), labels, args)
     show(runs)
     agree = compare(runs)
     for run in runs:

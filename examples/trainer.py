@@ -20,16 +20,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from data import LEAST_WORDS, read_tokens
+from side_by_side import compare, peak_bytes, show, train_in_turns
 from torch import Tensor
-from train_large_vocab import (
-    LEAST_WORDS,
-    SMOOTHING,
-    compare,
-    peak_bytes,
-    read_tokens,
-    show,
-    train_in_turns,
-)
 
 from labelsmooth.compat.transformers import apply_to, patch_trainer
 
@@ -45,6 +38,7 @@ try:
 except ImportError as error:
     sys.exit(f"{error}; this example needs: pip install transformers accelerate")
 
+SMOOTHING = 0.1
 STOCK, PATCHED, FUSED = WAYS = "the Trainer's own", "patch_trainer()", "apply_to(fused_head=True)"
 
 
