@@ -1,8 +1,9 @@
 """The two pictures of the README, from the results on the AMD EPYC: `python -m benchmarks.pictures`
-writes docs/images/time.png and memory.png."""
+writes docs/images/time.png and memory.png. Each says in its metadata which results it shows."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,17 @@ FEATURES, VOCABULARY = 256, 32_768
 
 
 def main() -> None:
-    about, results = read("loss-amd.json")
-    save(time(results), "time.png", f"64M logits, {machine(about)}; less is better")
-    about, results = read("linear-amd.json")
+    about, results, digest = read("loss-amd.json")
+    save(time(results), "time.png", f"64M logits, {machine(about)}; less is better", digest)
+    about, results, digest = read("linear-amd.json")
     shape = f"{VOCABULARY:,} classes, {FEATURES} features"
-    save(memory(results), "memory.png", f"{shape}, gradients included, {machine(about)}")
+    save(memory(results), "memory.png", f"{shape}, gradients included, {machine(about)}", digest)
 
 
-def read(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    found = json.loads((ROOT / "benchmarks" / "results" / name).read_text())
-    return found["environment"], found["results"]
+def read(name: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    text = (ROOT / "benchmarks" / "results" / name).read_bytes()
+    found = json.loads(text)
+    return found["environment"], found["results"], hashlib.sha256(text).hexdigest()
 
 
 def machine(about: dict[str, Any]) -> str:
@@ -118,12 +120,13 @@ def panels() -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def save(figure: Figure, name: str, caption: str) -> None:
+def save(figure: Figure, name: str, caption: str, digest: str) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=2, frameon=False)
     figure.text(0.5, 0.012, caption, ha="center", fontsize=9, color="#555555")
     figure.tight_layout(rect=(0, 0.04, 1, 0.88))
-    figure.savefig(IMAGES / name, dpi=180, facecolor="white")
+    about = {"Source": digest}
+    figure.savefig(IMAGES / name, dpi=180, facecolor="white", metadata=about)
     plt.close(figure)
 
 

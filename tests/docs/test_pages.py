@@ -44,10 +44,12 @@ def loaded(page: str) -> Loaded:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By `make docs`, after the last change of a page; else made here."""
+    """By `make docs`, after the last change of what the pages are made of; else made here."""
     folder = ROOT / "build" / "docs"
-    index = folder / "searchindex.js"  # which each build writes that finds a change
-    changed = max(page.stat().st_mtime for page in ROOT.glob("docs/**/*") if page.is_file())
+    index = folder / "searchindex.js"  # which `make docs` touches
+    sources = ("docs/**/*", "labelsmooth/**/*.py", "benchmarks/results/*", "*.md")
+    found = (path for pattern in sources for path in ROOT.glob(pattern) if path.is_file())
+    changed = max(path.stat().st_mtime for path in found)
     if index.exists() and index.stat().st_mtime >= changed:
         return folder
     pytest.importorskip("sphinx")
