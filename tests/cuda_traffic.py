@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cuda_kernels import SimulatedCuda, kernel_of
-from ptxsim.counters import SECTOR, Access, Report, TensorTraffic
+from ptxsim.counters import SECTOR, Access, Report, bytes_moved
 from torch import Tensor
 
 
@@ -45,8 +45,7 @@ class Calls:
 def moved_bytes(gpu: SimulatedCuda | Call, *, write: bool) -> int:
     """Of the logits that are read or their gradient that is written, by all launches."""
     tensor = gpu.grad_logits if write else gpu.logits
-    traffic = [report.traffic.get(tensor.data_ptr(), TensorTraffic()) for report in gpu.reports]
-    return sum(t.written_bytes if write else t.read_bytes for t in traffic)
+    return bytes_moved(gpu.reports, tensor, write=write)
 
 
 def passes(gpu: SimulatedCuda | Call, *, write: bool) -> float:

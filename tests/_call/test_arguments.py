@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from _call.calls import NUMBERS, C, N, call
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import Replicate, distribute_tensor
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss
 from labelsmooth.compat import LabelSmoothing, LabelSmoothingLoss
 
-N, C = 4, 7
 TENSORS = ["logits", "target", "weight", "prior", "row_weight"]
-NUMBERS = ["label_smoothing", "lse_square_scale", "logit_scale", "softcap", "normalizer"]
 CHOICES = ["reduction", "smooth_over", "weight_over", "objective", "backend"]
 FLAGS = ["from_log_probs", "inplace", "return_stats"]
 RANKS = ["process_group", "class_offset", "num_classes"]
@@ -90,17 +89,6 @@ def process_group() -> Iterator[None]:
 def dtensor(tensor: Tensor) -> Tensor:
     mesh = distributed.init_device_mesh("cpu", (1,))
     return distribute_tensor(tensor, mesh, [Replicate()])
-
-
-def call(form: str, **arguments: Any) -> Any:
-    arguments = {"logits": torch.randn(N, C), "target": torch.arange(N), **arguments}
-    if form == "function":
-        return label_smoothing_loss(**arguments)
-    of_call = [
-        name for name in ("logits", "target", "normalizer", "row_weight") if name in arguments
-    ]
-    given = {name: arguments.pop(name) for name in of_call}
-    return FusedLabelSmoothingLoss(**arguments)(**given)
 
 
 def test_the_table_is_complete() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from _call.test_arguments import NUMBERS, C, N, call
+from _call.calls import NUMBERS, C, N, call
 from torch import Tensor, nn
 
 from labelsmooth import FusedLabelSmoothingLoss, label_smoothing_loss

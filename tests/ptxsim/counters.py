@@ -80,8 +80,6 @@ class Access:
 
 @dataclass
 class TensorTraffic:
-    """What happened to one tensor."""
-
     read_bytes: int = 0  # requested by threads
     written_bytes: int = 0
     read_distinct_bytes: int = 0  # of the 32-byte sectors touched at least once
@@ -111,7 +109,6 @@ class Report:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of global memory that threads asked for."""
         return self._sum("bytes", "global", write=False)
 
     @property
@@ -136,11 +133,11 @@ class Report:
         return sum(a.wavefronts - a.ideal_wavefronts for a in chosen)
 
     def tensor(self, tensor: Any) -> TensorTraffic:
-        """The traffic of a tensor that was given to the launch or registered before it."""
+        """Of one that was given to the launch or registered before it."""
         return self.traffic[host_address(tensor)]
 
     def lines(self) -> dict[str, Access]:
-        """The global and shared accesses summed by source line and kind of instruction."""
+        """Accesses summed by source line and kind of instruction."""
         found: dict[str, Access] = {}
         for access in self.accesses:
             key = f"{access.where} {access.op}"
@@ -152,15 +149,20 @@ class Report:
         return found
 
 
+def bytes_moved(reports: list[Report], tensor: Any, *, write: bool = False) -> int:
+    """Of one tensor, by all launches."""
+    traffic = [report.traffic.get(host_address(tensor), TensorTraffic()) for report in reports]
+    return sum(t.written_bytes if write else t.read_bytes for t in traffic)
+
+
 def host_address(tensor: Any) -> int:
-    """The first byte of a torch tensor or numpy array."""
     if hasattr(tensor, "data_ptr"):
         return int(tensor.data_ptr())
     return int(tensor.ctypes.data)
 
 
 class Counters:
-    """The running counts of one launch."""
+    """Of one launch."""
 
     def __init__(self, *, detailed: bool) -> None:
         self.detailed = detailed

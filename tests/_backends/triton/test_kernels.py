@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import triton
+from _backends.triton.steps import one_step
 from checks import DTYPES, Outcome, assert_equals_reference, check_scaling
 from gpu_cases import CASES, Case, check_case
 from ptxsim.triton_driver import simulated_triton
@@ -110,14 +110,6 @@ def test_rows_over_ranks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---- one call ------------------------------------------------------------------------------------
-
-
-def one_step(logits: torch.Tensor, **options: Any) -> torch.Tensor:
-    """The gradient."""
-    target = torch.zeros(logits.shape[:1] + logits.shape[2:], dtype=torch.long)
-    inputs = Inputs(logits, target, None, None, None, None, None)
-    options = {"label_smoothing": 0.1, **options}
-    return ops.forward(inputs, Options(**options), with_grad=True).grad_logits
 
 
 @pytest.mark.parametrize("strides", [(2**31 + 8, 1), (1, 2**30 + 5)], ids=["rows", "classes"])

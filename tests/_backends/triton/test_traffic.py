@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from _backends.triton.test_kernels import one_step
+from _backends.triton.steps import one_step
+from ptxsim.counters import bytes_moved
 from ptxsim.triton_driver import simulated_triton
 
 from labelsmooth._backends.triton import call, ops
@@ -43,7 +44,7 @@ def test_traffic(
     with simulated_triton(90) as gpu:
         one_step(logits)
     whole = logits.numel() * logits.element_size()
-    read = sum(report.tensor(logits).read_bytes for report in gpu.reports)
+    read = bytes_moved(gpu.reports, logits)
     threads = sum(report.grid[0] * report.grid[1] * report.block[0] for report in gpu.reports)
     assert reads * whole <= read <= reads * whole + 8 * threads * logits.element_size()
     written = sum(report.written_bytes for report in gpu.reports)
@@ -129,7 +130,7 @@ def test_traffic_of_parts(classes: int, processors: int, monkeypatch: pytest.Mon
     with simulated_triton(90) as gpu:
         part = ops.partial(inputs, options)
     whole = logits.numel() * logits.element_size()
-    read = sum(report.tensor(logits).read_bytes for report in gpu.reports)
+    read = bytes_moved(gpu.reports, logits)
     threads = sum(report.grid[0] * report.grid[1] * report.block[0] for report in gpu.reports)
     assert whole <= read <= whole + 8 * threads * logits.element_size()
     parts = torch.stack([part, part, part])

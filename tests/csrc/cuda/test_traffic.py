@@ -21,7 +21,7 @@ from cuda_traffic import (
     reads_of,
 )
 from gpu_problem import Case, check_case
-from ptxsim.counters import SECTOR
+from ptxsim.counters import SECTOR, bytes_moved
 from shards import InShards
 
 pytestmark = needs_cuda
@@ -121,8 +121,7 @@ def test_over_ranks(
     sent: int,
     kernel: str,
 ) -> None:
-    """A rank reads its logits once for its part of the rows, not at all for the rows, and once more
-    for the gradient, which it writes once."""
+    """Once for its part of the rows, not at all for the rows, and once more for the gradient."""
     calls = Calls(simulated_cuda(arch, sched="random", noise=2))
     check_case(Case("ranks", dtype=dtype, shape=shape, **fields), InShards(calls, cuts=(0.5,)))
     for call in calls.made("partial"):
@@ -214,7 +213,7 @@ def test_probabilities_are_read_as_they_are(
     probs: torch.dtype,
     fields: dict[str, Any],
 ) -> None:
-    """As often as the logits, not rounded to their dtype, and not by single elements."""
+    """Not rounded to the logits' dtype, and not by single elements."""
     gpu = simulated_cuda(arch, sched="random", noise=2)
     case = Case("t", dtype=dtype, shape=shape, targets="probabilities", probs_dtype=probs, **fields)
     check_case(case, gpu)
@@ -222,7 +221,7 @@ def test_probabilities_are_read_as_they_are(
     assert reads <= passes(gpu, write=False) <= 1.02 * reads
     target = gpu.inputs.target
     assert target.dtype == probs
-    moved = sum(report.tensor(target).read_bytes for report in gpu.reports)
+    moved = bytes_moved(gpu.reports, target)
     assert moved == reads * target.numel() * target.element_size()
     least = min(16, 16 // dtype.itemsize * probs.itemsize)
     narrow = sum(a.sectors for a in reads_of(gpu) if bytes_of(a) < least)
@@ -231,8 +230,7 @@ def test_probabilities_are_read_as_they_are(
 
 @pytest.mark.parametrize("classes", [2000, 4096, 262144])
 def test_a_few_classes_are_looked_for_where_they_are(classes: int) -> None:
-    """Each thread goes over them twice at first, then once more for a chunk that has any, in both
-    passes."""
+    """Each thread looks twice at first, then once more for a chunk that has any, in both passes."""
     gpu = simulated_cuda(90)
     check_case(Case("few", dtype=BF16, shape=(1, classes), targets="few"), gpu)
     assert passes(gpu, write=False) <= 1.02
