@@ -54,7 +54,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
-    """What a test makes the machine look like is no other test's."""
+    """What a test makes the machine look like is no other's."""
     forget = getattr(choose_backend, "cache_clear", lambda: None)  # gpu_stand_in.py has no memory
     forget()
     yield
@@ -63,7 +63,7 @@ def nothing_remembered() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test of a GPU's backend makes its tensors there, and sees a bad target as on the CPU."""
+    """Where a GPU's backend takes tensors; a bad target is seen as on the CPU."""
     names = request.fixturenames
     if "backend" not in names or request.getfixturevalue("backend") not in GPU_BACKENDS:
         yield
@@ -80,7 +80,7 @@ def seed() -> None:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """torch fills new memory with NaN (integers: the largest): an output left unwritten shows."""
+    """An output left unwritten shows: NaN (integers: the largest)."""
     torch.use_deterministic_algorithms(True, warn_only=HAS_GPU)  # where torch has no other
     assert torch.empty(3).isnan().all()
     yield

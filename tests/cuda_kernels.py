@@ -68,7 +68,6 @@ def make_plan(problem: LossProblem, arch: int, largest_cluster: int = 16) -> Pla
 
 
 def simulated_cuda(arch: int, **options: Any) -> SimulatedCuda:
-    """`options` are those of ptxsim.Sim."""
     return SimulatedCuda(built_library().on(Device.of(arch), **options))
 
 
@@ -149,7 +148,6 @@ class SimulatedCuda:
         return grad
 
     def scale(self, values: Tensor, factor: Tensor) -> None:
-        """values *= factor, in place."""
         dtype = DTYPES.index(values.dtype)
         status = self.gpu.call("launch_scale", dtype, values, values.numel(), factor)
         assert status == 0, f"cudaError_t {status}"
@@ -199,7 +197,6 @@ class _Call:
         self.problem.grad_logits = Matrix.of(grad)
 
     def run_reduced(self, launcher: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, row_stats and predicted."""
         rows, dtype = rows_of(self.inputs).shape, loss_dtype(self.inputs.logits)
         with_stats = self.options.return_stats
         loss = torch.empty(rows, dtype=dtype)

@@ -14,7 +14,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-8}  
 
 
 def outcome(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient, for incoming gradients that differ from row to row."""
+    """For incoming gradients that differ from row to row."""
     leaf = x.detach().requires_grad_()
     value = loss(leaf)
     incoming = 0.5 + torch.arange(value.numel()).remainder(5) / 4  # the same in every dtype
@@ -25,7 +25,7 @@ def outcome(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
 def assert_is(
     ours: Loss, formula: Loss, x: Tensor, dtype: torch.dtype | None = None, roundings: int = 1
 ) -> None:
-    """Our loss of x, of this dtype (that of x), is the formula's in float64."""
+    """The loss of x, of this dtype, is the formula's in float64."""
     tolerance = roundings * TOLERANCE[x.dtype]
     value, grad = outcome(ours, x)
     true_value, true_grad = outcome(formula, x.double())

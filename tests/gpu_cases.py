@@ -125,7 +125,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def _sizes() -> list[Case]:
-    """Each dtype's rows of each length; float16 in two phases, as the package runs it."""
+    """float16 in two phases, as the package runs it."""
     cases = []
     for dtype in DTYPES:
         edges = EDGES if dtype == torch.bfloat16 else FEW_EDGES
@@ -137,7 +137,7 @@ def _sizes() -> list[Case]:
 
 
 def _options() -> list[Case]:
-    """Every option in one step and in two phases; those that change the loops in long rows too."""
+    """In one step and in two phases; those that change the loops in long rows too."""
     cases = []
     for name, change in CHANGES.items():
         cases.append(case_of(f"{name}, one step", change))
@@ -166,7 +166,7 @@ def _options() -> list[Case]:
 
 
 def _layouts() -> list[Case]:
-    """Each layout, fresh and in place; columns of 16 bits are unaligned in every other row."""
+    """Fresh and in place; columns of 16 bits are unaligned in every other row."""
     cases = []
     for layout in ("rows", "odd", "padded", "columns", "every 2nd"):
         for dtype in (torch.float32, torch.bfloat16):

@@ -53,8 +53,6 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """Defaults: two ordinary rows of 37 classes, one step, mean, a fresh gradient."""
-
     name: str
     dtype: torch.dtype = torch.float32
     shape: tuple[int, ...] = (2, 37)  # (N, C) or (N, C, S)
@@ -200,7 +198,7 @@ def _values(case: Case, target: Tensor, options: Options) -> Tensor:
 
 
 def _place(values: Tensor, layout: str) -> tuple[Tensor, Tensor]:
-    """A buffer of guards, and the values within it as a view.
+    """Guards, and the values within as a view.
 
     rows       contiguous, at an address that is a multiple of 16 bytes
     odd        contiguous, but beginning one element further
@@ -261,7 +259,7 @@ def _truth(inputs: Inputs, options: Options, grad_loss: Tensor) -> tuple[Referen
 
 
 def check_case(case: Case, backend: Backend) -> Outputs:
-    """Runs the case and compares; returns what forward returned."""
+    """Returns what forward returned."""
     problem = case.make()
     inputs, options, grad_loss = problem.inputs, problem.options, problem.grad_loss
     before = problem.buffer.view(torch.uint8).clone()

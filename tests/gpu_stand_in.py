@@ -32,7 +32,7 @@ MIX = {"copy_", "to", "__getitem__"}  # may take tensors of both devices
 
 
 class StandIn(TorchFunctionMode):
-    """Knows whose memory is whose: of storages, which views share."""
+    """Knows storages, which views share."""
 
     def __init__(self) -> None:
         super().__init__()

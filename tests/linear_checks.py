@@ -28,7 +28,6 @@ class Projection(NamedTuple):
         return Projection(*(None if t is None else t.detach().to(dtype) for t in self))
 
     def leaves(self) -> Projection:
-        """As they lie in memory, for autograd."""
         return Projection(*(None if t is None else t.detach().requires_grad_() for t in self))
 
     def tensors(self) -> list[Tensor]:
@@ -59,7 +58,7 @@ def projection(
 
 
 def targets(rows: int, classes: int) -> Tensor:
-    """Class indices, every fifth of them ignored."""
+    """Every fifth is ignored."""
     target = torch.randint(classes, (rows,))
     target[::5] = IGNORED
     return target
@@ -108,12 +107,12 @@ def truth(
 
 
 def assert_exact(ours: Outcome, true: Outcome) -> None:
-    """Of a call in float64: both sides round in their last digits alone."""
+    """In float64: both sides round in their last digits alone."""
     torch.testing.assert_close(ours.loss, true.loss, rtol=1e-12, atol=1e-12)
     for grad, expected in zip(ours.grads, true.grads, strict=True):
         torch.testing.assert_close(grad, expected, rtol=1e-11, atol=1e-12)
 
 
 def error(ours: Tensor, true: Tensor) -> float:
-    """The root of the mean square, in units of that of the truth."""
+    """Root mean square, in units of the truth's."""
     return ((ours.double() - true).norm() / true.norm()).item()

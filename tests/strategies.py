@@ -21,7 +21,7 @@ CLASSES = st.integers(1, 70) | st.sampled_from([127, 128, 129, 255, 257, 1000, 1
 
 
 class Problem(NamedTuple):
-    """The arguments of one call; `options` are keywords that `check` and the loss understand."""
+    """`options` are keywords that `check` and the loss understand."""
 
     logits: Tensor
     target: Any  # a tensor or, where `several` are drawn, a SparseTarget
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 @st.composite
 def memory_layouts(draw: st.DrawFn, values: Tensor) -> Tensor:
-    """The same values in other memory: axes in any order, gaps, an odd address; NaN around them."""
+    """Axes in any order, gaps, an odd address; NaN around them."""
     order = draw(st.permutations(range(values.dim())))
     step, offset = draw(st.integers(1, 3)), draw(st.integers(0, 3))
     sizes = [values.shape[axis] for axis in order]
@@ -79,7 +79,7 @@ def class_vector(classes: int, dtype: torch.dtype, *, zeros: bool) -> Tensor:
 
 @st.composite
 def class_options(draw: st.DrawFn, classes: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Weight and prior: in float32 for half logits, as models hold them."""
+    """In float32 for half logits, as models hold them."""
     dtype = torch.promote_types(dtype, torch.float32)
     options: dict[str, Any] = {}
     for name in ("weight", "prior"):
@@ -99,7 +99,7 @@ def logits_of(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Te
 
 
 def masked(logits: Tensor, class_axis: int, part: float) -> Tensor:
-    """-inf for a part of the classes of each row, for one class of a row never."""
+    """A part of each row's classes, one class never."""
     score = torch.rand(logits.shape)
     best = score == score.amax(class_axis, keepdim=True)
     return logits.masked_fill((score < part) & ~best, -math.inf)
@@ -107,8 +107,8 @@ def masked(logits: Tensor, class_axis: int, part: float) -> Tensor:
 
 @st.composite
 def targets(draw: st.DrawFn, problem: Problem, several: bool) -> Problem:
-    """Class indices of any integer dtype, some or all rows ignored; class probabilities of any
-    floating-point dtype; with `several` a few classes a row too."""
+    """Class indices, some or all rows ignored; class probabilities; with `several` a few classes a
+    row too."""
     logits, _, options = problem
     classes = logits.shape[problem.class_axis]
     kinds = ["indices", "some ignored", "all ignored"]

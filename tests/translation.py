@@ -33,11 +33,10 @@ def divergence(x: Tensor, target: Tensor, padding: int, smoothing: float) -> Ten
 
 
 def outcome(loss: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> list[Tensor]:
-    """The loss and its gradient."""
     return list(drop_ins.outcome(lambda x: loss(x, *args, **kwargs), x))
 
 
 def assert_truth(ours: list[Tensor], truth: list[Tensor]) -> None:
-    """Within what the dtypes of ours, which differ from the input's, allow."""
+    """Within what the dtypes of ours allow."""
     for got, expected in zip(ours, truth, strict=True):
         drop_ins.assert_near(got.double(), expected.double(), drop_ins.TOLERANCE[got.dtype])

@@ -83,7 +83,6 @@ def batches(*rest: int, target: tuple[int, ...] = ()) -> list[tuple[Tensor, Tens
     ],
 )
 def test_training_step(options: str, reduction: str, backend: str) -> None:
-    """With the projection before it, whose output nobody else needs."""
     projection = torch.randn(C, D)
 
     def step(hidden: Tensor, target: Tensor) -> Tensor:
@@ -99,7 +98,7 @@ def test_training_step(options: str, reduction: str, backend: str) -> None:
 
 
 def test_changing_smoothing_and_normalizer(backend: str) -> None:
-    """Numbers that a schedule or a batch changes are variables of the graph."""
+    """They are variables of the graph."""
 
     def step(logits: Tensor, target: Tensor, smoothing: float, count: float) -> Tensor:
         return label_smoothing_loss(
@@ -117,8 +116,6 @@ def test_changing_smoothing_and_normalizer(backend: str) -> None:
 
 @pytest.mark.parametrize("name", ["lse_square_scale", "logit_scale", "softcap"])
 def test_other_numbers_may_change(name: str) -> None:
-    """Each value is compiled anew, and none breaks the graph."""
-
     def step(logits: Tensor, target: Tensor, number: float) -> Tensor:
         return label_smoothing_loss(logits, target, **{name: number})
 
@@ -163,8 +160,6 @@ def test_gradients_of_the_other_inputs(reduction: str) -> None:
 
 
 def test_float16() -> None:
-    """Whose gradient is made in backward."""
-
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         return label_smoothing_loss(logits.half(), target, label_smoothing=0.1)
 
@@ -173,7 +168,7 @@ def test_float16() -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_logits_from_outside_in_place(reduction: str) -> None:
-    """The graph begins with the logits, so that what it does to them would show."""
+    """The graph begins with the logits: what it does to them shows."""
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         return label_smoothing_loss(logits, target, reduction=reduction, inplace=True)
@@ -213,7 +208,7 @@ def test_class_probabilities_of_another_dtype(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_sparse_targets_and_row_weights(inplace: bool, compiler: str) -> None:
-    """With the gradients that they have too; the target is made inside the graph."""
+    """Their gradients too; the target is made inside the graph."""
 
     def loss(x: Tensor, y: Tensor, lam: Tensor, rows: Tensor) -> Tensor:
         target = SparseTarget.mix(y, y.flip(0), lam)
@@ -280,7 +275,7 @@ def test_wrong_target_is_nan_where_nobody_looks() -> None:
 
 
 def test_generated_code() -> None:
-    """The default compiler, which writes code around the kernel and reuses memory."""
+    """The default compiler, which reuses memory."""
     projection = torch.randn(C, D, requires_grad=True)
 
     def step(hidden: Tensor, projection: Tensor, target: Tensor, smoothing: float) -> Tensor:

@@ -17,7 +17,7 @@ TARGET = torch.randint(C, (N,))
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_used_after_backward(reduction: str, backend: str) -> None:
-    """Whichever call overwrote them, in backward they are gone; and no node between saved them."""
+    """Whichever call overwrote them; no node between saved them."""
     leaf = torch.randn(N, C, requires_grad=True)
     for view in (lambda x: x, lambda x: x.view(2, N // 2, C).view(N, C)):
         logits = leaf.clone()
@@ -76,7 +76,7 @@ def test_a_leaf_that_is_a_view(backend: str) -> None:
 
 
 def test_values_without_a_gradient_may_be_read(backend: str) -> None:
-    """By whoever wants the gradient that is there now; autograd is not asked."""
+    """By whoever wants the gradient that is there now."""
     leaf = torch.randn(N, C, requires_grad=True)
     logits = leaf * 1
     loss = label_smoothing_loss(logits, TARGET, inplace=True, backend=backend)
@@ -86,7 +86,7 @@ def test_values_without_a_gradient_may_be_read(backend: str) -> None:
 
 
 def test_what_others_hold_lives_no_longer(backend: str) -> None:
-    """The mark holds on to nothing: without the loss the logits' memory is free."""
+    """Without the loss the logits' memory is free."""
     logits = torch.randn(N, C, requires_grad=True) * 1
     dead = weakref.ref(logits)
     loss = label_smoothing_loss(logits, TARGET, inplace=True, backend=backend)

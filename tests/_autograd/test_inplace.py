@@ -67,7 +67,7 @@ def test_a_leaf_cannot_be_overwritten(reduction: str, backend: str) -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("view", [lambda x: x.view(N, C), lambda x: x[1:4], lambda x: x.t().t()])
 def test_a_view_of_a_leaf_cannot_be_overwritten(view: Any, reduction: str, backend: str) -> None:
-    """No leaf itself, but its memory: a parameter's values would be gone."""
+    """A parameter's values would be gone."""
     leaf, _ = problem()
     before = leaf.detach().clone()
     logits = view(leaf)
@@ -88,7 +88,7 @@ def square_keeps_its_input(leaf: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def argmax_needs_nothing(leaf: Tensor) -> tuple[Tensor, Tensor]:
-    """The accuracy, say: no gradient flows through it."""
+    """No gradient flows through it."""
     logits = leaf * 1
     return logits, (logits.argmax(1) == 0).float().sum()
 
@@ -125,7 +125,7 @@ def test_logits_that_another_node_needs(
 def test_one_step_always_raises(
     user: Callable[[Tensor], tuple[Tensor, Tensor]], reduction: str, backend: str
 ) -> None:
-    """The logits are gone after forward, so whoever still needs them in backward finds out."""
+    """Whoever needs the logits in backward finds out."""
     leaf, target = problem()
     logits, other = user(leaf)
     loss = label_smoothing_loss(logits, target, reduction=reduction, inplace=True, backend=backend)
@@ -169,7 +169,7 @@ def test_second_backward_is_right_or_raises(
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_two_losses_of_the_same_logits(reduction: str, backend: str) -> None:
-    """One of the two would read the other's gradient for logits: never silently."""
+    """One would read the other's gradient for logits: never silently."""
     leaf, target = problem()
     options: dict[str, Any] = {"reduction": reduction, "backend": backend}
     first = label_smoothing_loss(leaf, target, **options).sum()

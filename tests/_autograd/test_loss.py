@@ -22,7 +22,7 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def row_gradients() -> dict[str, Tensor]:
-    """Incoming gradients of N losses, laid out in every way that autograd hands them over."""
+    """In every layout that autograd hands over."""
     return {
         "uniform": torch.ones(N),
         "one number, stride 0": torch.tensor(0.3).expand(N),
@@ -63,7 +63,7 @@ def test_gradient_of_the_reduced_loss(
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_expanded_loss(inplace: bool, reduction: str, backend: str) -> None:
-    """The sum over copies of the loss: the incoming gradient is their number."""
+    """The incoming gradient is the number of copies."""
     logits, target = problem()
     leaf = logits.clone().requires_grad_()
     loss = label_smoothing_loss(
@@ -78,7 +78,7 @@ def test_expanded_loss(inplace: bool, reduction: str, backend: str) -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("incoming", [1.0, 3.0])
 def test_second_backward(incoming: float, reduction: str, dtype: torch.dtype, backend: str) -> None:
-    """retain_graph: each backward gives the same gradient, and they add up in the leaf."""
+    """retain_graph: gradients add up in the leaf."""
     logits, target = problem(dtype)
     leaf = logits.requires_grad_()
     loss = label_smoothing_loss(leaf, target, reduction=reduction, backend=backend)
@@ -153,7 +153,7 @@ def test_gradcheck_of_class_probabilities(reduction: str, backend: str) -> None:
 
 @pytest.mark.parametrize("name", ["target", "weight", "prior", "normalizer"])
 def test_gradients_of_the_other_inputs(name: str, backend: str) -> None:
-    """Whatever else requires a gradient gets the right one: a teacher's probabilities, say."""
+    """A teacher's probabilities, say."""
     inputs = {
         "logits": torch.randn(3, 4, dtype=torch.float64, requires_grad=True),
         "target": torch.rand(3, 4, dtype=torch.float64),
@@ -203,7 +203,6 @@ def test_create_graph_gives_the_same_first_gradient(backend: str) -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradient_flows_on(reduction: str, backend: str) -> None:
-    """Through the layer before the loss, to its weight and its input."""
     hidden = torch.randn(N, 8, requires_grad=True)
     projection = torch.randn(C, 8, requires_grad=True)
     _, target = problem()

@@ -29,7 +29,6 @@ pytestmark = COMPILES
 def arguments(
     reduction: str, backend: str, tensors: Any = None, **options: Any
 ) -> tuple[tuple[Any, ...], Any]:
-    """Tensors, and every option by its name."""
     options = {"label_smoothing": 0.1, "reduction": reduction, "backend": backend, **options}
     made = Options(**options)
     inputs = Inputs(torch.randn(N, C, requires_grad=True), TARGET)._replace(**tensors or {})
@@ -39,7 +38,7 @@ def arguments(
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("options", [{}, {"return_stats": True, "softcap": 3.0}], ids=str)
 def test_opcheck(options: dict[str, Any], reduction: str, backend: str) -> None:
-    """Its schema, its autograd, its fake version, and that it compiles for any number of rows."""
+    """For any number of rows."""
     tensors, keywords = arguments(reduction, backend, **options)
     opcheck(torch.ops.labelsmooth.loss.default, tensors, keywords)
     keywords["label_smoothing"] = torch.tensor(0.1, dtype=torch.float64)
@@ -56,7 +55,6 @@ TARGETS: dict[str, dict[str, Tensor]] = {
 @pytest.mark.parametrize("tensors", TARGETS)
 @pytest.mark.parametrize("smooth_over", ["all", "unmasked"])
 def test_opcheck_of_targets(smooth_over: str, tensors: str, backend: str) -> None:
-    """With the gradients that they have too."""
     options = {"smooth_over": smooth_over, "weight_over": "target", "return_stats": True}
     given, keywords = arguments("mean", backend, TARGETS[tensors], **options)
     opcheck(torch.ops.labelsmooth.loss.default, given, keywords)
@@ -103,7 +101,7 @@ class Model(nn.Module):
 def test_an_exported_module_trains(
     reduction: str, inplace: bool, strict: bool, backend: str
 ) -> None:
-    """Every gradient is there and right, for other rows than those it was exported with."""
+    """For other rows than those it was exported with."""
     model = Model(reduction=reduction, inplace=inplace, backend=backend)
     rows = torch.export.Dim("rows")
     program = torch.export.export(

@@ -93,7 +93,6 @@ def slices_made_one_by_one(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
 
 
 def chunks(logits: Tensor, loss: Loss, inplace: bool) -> Tensor:
-    """Views to which autograd lets nobody write."""
     pairs = zip(logits.chunk(3), TARGET.chunk(3), strict=True)
     return sum(loss(p, t, inplace) for p, t in pairs)
 
@@ -139,7 +138,6 @@ OTHERS = [
 def gradient(
     use: Callable[..., Tensor], inplace: bool, mode: tuple[str, bool] | None, **options: Any
 ) -> Tensor:
-    """Of the projection that makes the logits."""
     dtype = options.pop("dtype", torch.float32)
     leaf = WEIGHT.clone().requires_grad_()
 
@@ -162,7 +160,7 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 
 
 def is_right_or_an_error(use: Callable[..., Tensor], mode: Any, **options: Any) -> bool:
-    """Whether it is right; else autograd raised, or all that it let through is NaN."""
+    """Else autograd raised, or all that it let through is NaN."""
     expected = gradient(use, False, None, **options)
     try:
         ours = gradient(use, True, mode, **options)
@@ -253,7 +251,7 @@ def test_logits_that_a_graph_returns(
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_used_after_the_graph(reduction: str, compiler: str, backend: str) -> None:
-    """What a graph begins with may be used after it, so the compilers' graphs leave it alone."""
+    """The compilers' graphs leave it alone."""
 
     def loss(logits: Tensor) -> Tensor:
         options: dict[str, Any] = {"reduction": reduction, "inplace": True, "backend": backend}

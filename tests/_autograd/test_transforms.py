@@ -84,7 +84,6 @@ def test_per_sample_gradients_of_several_classes_and_row_weights(
 @each_option
 @each_reduction
 def test_batch_axes_anywhere(reduction: str, options: dict[str, Any], backend: str) -> None:
-    """The batch of each argument at another place, or in one argument only."""
     logits, target = problem()
     loss = summed(**options, reduction=reduction, backend=backend)
     expected = torch.stack([loss(logits[i], target[i]) for i in range(B)])
@@ -98,7 +97,6 @@ def test_batch_axes_anywhere(reduction: str, options: dict[str, Any], backend: s
 
 
 def test_samples_of_one_row(backend: str) -> None:
-    """Two vmaps, down to (C,) and ()."""
     logits, target = problem()
     options: dict[str, Any] = {"label_smoothing": 0.1, "backend": backend}
     loss = vmap(vmap(lambda x, y: label_smoothing_loss(x, y, **options)))(logits, target)
@@ -156,7 +154,7 @@ def test_a_vector_for_each_sample(name: str, reduction: str, backend: str) -> No
 
 @each_reduction
 def test_gradient_of_a_batch_of_losses(reduction: str, backend: str) -> None:
-    """The other way around: vmap inside of the gradient."""
+    """vmap inside of the gradient."""
     logits, target = problem()
     loss = summed(reduction=reduction, backend=backend)
     ours = grad(lambda x: vmap(loss)(x, target).sum())(logits)
@@ -167,7 +165,7 @@ def test_gradient_of_a_batch_of_losses(reduction: str, backend: str) -> None:
 
 @each_reduction
 def test_in_place_is_a_permission(reduction: str, backend: str) -> None:
-    """A transform has other uses for the logits: they stay, and the result is the same."""
+    """The logits stay, and the result is the same."""
     logits, target = problem()
     options: dict[str, Any] = {"reduction": reduction, "backend": backend}
 

@@ -37,7 +37,7 @@ def test_ptx_that_the_driver_does_not_compile() -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An H100, whose driver serves the CUDA that is built in."""
+    """An H100 whose driver serves the built-in CUDA."""
     monkeypatch.setattr(choose, "CUDA_ARCHITECTURES", "8.0+PTX")
     monkeypatch.setattr(choose, "HAS_TRITON", True)
     monkeypatch.setattr(torch.version, "hip", None)

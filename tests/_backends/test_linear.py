@@ -97,7 +97,7 @@ KNOWS_OUT_DTYPE = pytest.mark.skipif(
 
 
 class Device(TorchDispatchMode):
-    """The operators that run, and shape and dtype of the tensors that are made."""
+    """Notes operators, and shape and dtype of the tensors that are made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def place_of(tensor: Tensor) -> int:
 
 
 class FakeKernel:
-    """A backend whose kernel only says what it would write."""
+    """A backend that only says what it would write."""
 
     def forward(self, inputs: Any, options: Any, *, with_grad: bool) -> Any:
         assert options.inplace
@@ -219,7 +219,7 @@ def test_the_dtype_of_products() -> None:
 def test_either_kind_of_cpu(
     fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With fast products of 16 bits and without: what this machine does not have is right too."""
+    """With fast products of 16 bits and without."""
     monkeypatch.setattr(sizes, "FAST_BFLOAT16", fast)
     given, target = projection(N, D, C, bias=True, dtype=dtype), targets(N, C)
     for options in ({}, {"recompute": True}, {"reduction": "none"}):

@@ -29,7 +29,7 @@ N, C_R, D = 6, 5, 3  # rows, classes of a rank, features
 
 
 def loss(group: Group, *, rows: int = N, **options: Any) -> Tensor:
-    """Of equal parts, the same rows on all ranks."""
+    """The same rows on all ranks."""
     torch.manual_seed(1)
     target = torch.arange(rows) % (C_R * dist.get_world_size(group))
     logits = torch.randn(rows, C_R + 2)[:, :C_R].clone().requires_grad_()
@@ -90,7 +90,7 @@ def test_an_entropy_over_the_unmasked_takes_one_more(group: Group) -> None:
 
 @on_ranks("first")
 def test_a_rank_alone_gathers_nothing(group: Group) -> None:
-    """And takes the path of one process: the same bits."""
+    """The same bits as one process."""
     assert collectives(lambda: loss(group)) == {}
     assert collectives(lambda: linear(group)) == {}
     torch.manual_seed(1)
@@ -180,7 +180,7 @@ def test_ranks_that_differ_all_raise(group: Group, case: str, form: str) -> None
 @each_form
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_a_target_that_is_no_class(group: Group, everywhere: bool, form: str) -> None:
-    """Whoever has it: the others learn of it, at the latest from the target's checksum."""
+    """The others learn of it, at the latest from the target's checksum."""
     target = torch.arange(N)
     if everywhere or dist.get_rank(group) == 2:
         target[4] = 3 * C_R
@@ -191,7 +191,7 @@ def test_a_target_that_is_no_class(group: Group, everywhere: bool, form: str) ->
 
 @on_ranks(4)
 def test_only_one_process_knows_of_the_bad_target(group: Group) -> None:
-    """In a compiled graph nobody compares the targets: the row itself says so, on all ranks."""
+    """In a compiled graph: the row itself says so, on all ranks."""
     part = torch.zeros(4, N)
     if dist.get_rank(group) == 3:
         part[1, 2] = -1.0
@@ -240,7 +240,6 @@ def test_whole_logits_by_mistake(group: Group) -> None:
 
 @on_ranks("even")
 def test_messages_shrink_again(group: Group) -> None:
-    """One call of many rows is not paid for ever after."""
     loss(group, rows=4096)
     sent = []
     for _ in range(exchange.RECENT + 1):
@@ -253,7 +252,7 @@ def test_messages_shrink_again(group: Group) -> None:
 
 @on_ranks("even")
 def test_who_needs_the_hidden_gradient(group: Group) -> None:
-    """The ranks sum it together, or none does."""
+    """All ranks, or none."""
     hidden = torch.ones(N, D, requires_grad=dist.get_rank(group) == 0)
     with pytest.raises(ValueError, match=r"grad_of_hidden.*rank 1"):
         linear(group, hidden=hidden)
@@ -280,7 +279,7 @@ def test_another_normalizer(group: Group) -> None:
 
 @on_ranks("even")
 def test_a_group_of_ranks_apart(group: Group) -> None:
-    """Ranks 0 and 2 of the world are 0 and 1 of their group."""
+    """Of ranks 0 and 2."""
     assert loss(group).isfinite()
     with pytest.raises(ValueError, match=r"rows.*6 on rank 0, 4 on rank 1"):
         bad("logits", group, rows=4)

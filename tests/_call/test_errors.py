@@ -44,7 +44,7 @@ def test_dtypes(
 def test_class_indices_are_integers(
     dtype: torch.dtype, logits_shape: tuple[int, ...], backend: str
 ) -> None:
-    """Labels read as floats, by numpy or pandas: their shape is right, their dtype is not."""
+    """As numpy or pandas may read labels."""
     logits = torch.randn(logits_shape)
     target = torch.zeros(logits_shape).amax(min(logits.dim() - 1, 1)).to(dtype)
     with pytest.raises(TypeError, match=f"target: expected an integer dtype .*got {dtype}"):
@@ -126,7 +126,7 @@ PRIORS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "message"), OPTIONS + PRIORS, ids=lambda value: str(value))
 def test_options(options: dict[str, Any], message: str) -> None:
-    """At the module's construction, and at the function's call, before anything is computed."""
+    """At the module's construction, and at the function's call."""
     if "prior" in options:
         options = {"label_smoothing": 0.1, **options}
     with pytest.raises(ValueError, match=rf"(?s){message}"):
@@ -158,7 +158,7 @@ def test_normalizer_is_real_and_at_hand(backend: str) -> None:
 
 
 def test_operators_check_what_kernels_rely_on() -> None:
-    """Behind the public functions, too, a wrong shape is an error and not a wild read."""
+    """An error and not a wild read."""
     logits, target = torch.randn(N, C), torch.zeros(N, dtype=torch.int64)
     options = (-100, 1, 0.1, 0, False, False, False, 0.0, 1.0, 0.0, 0, C, True, False)
     right, two = Inputs(logits, target), torch.zeros(N, 2)
@@ -197,7 +197,6 @@ SPARSE: list[tuple[Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("target", "error", "message"), SPARSE, ids=[m for _, _, m in SPARSE])
 def test_sparse_targets(target: Any, error: type[Exception], message: str, backend: str) -> None:
-    """Nothing is written where the logits might have been."""
     leaf = torch.randn(N, C, requires_grad=True)
     logits = leaf * 1
     with pytest.raises(error, match=message):
@@ -249,7 +248,7 @@ def test_normalizer_is_one_number(backend: str) -> None:
 
 
 def test_in_place_needs_memory_of_its_own(backend: str) -> None:
-    """Expanded logits, or windows into a line: two elements of the gradient in one place."""
+    """Two elements of the gradient would lie in one place."""
     leaf = torch.randn(1, C + N - 1, requires_grad=True)
     line = leaf * 1
     for logits in (line[:, :C].expand(N, C), line[0].unfold(0, C, 1)):
@@ -310,7 +309,7 @@ def test_narrow_target_outside_the_classes(dtype: torch.dtype, backend: str) -> 
 
 @pytest.mark.parametrize("unfit", ["cuda", "triton"])
 def test_backend_that_does_not_fit_the_device(unfit: str) -> None:
-    """Logits on the CPU: whether the backend is built or not, the error says what would help."""
+    """The error says what would help."""
     logits, target = problem()
     with pytest.raises(RuntimeError, match=unfit):
         label_smoothing_loss(logits, target, backend=unfit)

@@ -49,7 +49,6 @@ def has_drop_in(row: Row) -> bool:
 
 
 def written(line: str, **stand_ins: Any) -> Any:
-    """What the line gives, with these in place of a user's own."""
     names = {"labelsmooth": labelsmooth, "functools": functools, **stand_ins}
     if isinstance(ast.parse(line).body[0], ast.Expr):
         return eval(line, names)

@@ -51,7 +51,6 @@ def test_the_formula(smoothing: float, normalize_length: bool, dtype: torch.dtyp
 
 @pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
 def test_logits_as_they_lie(axes: tuple[int, int, int]) -> None:
-    """Views of any strides, and a target of int32 in the other order."""
     shape = [(3, 4, 6)[axis] for axis in axes]
     x = torch.randn(shape).permute([axes.index(axis) for axis in range(3)])
     target = TARGET.int().t().contiguous().t()

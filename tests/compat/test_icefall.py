@@ -50,7 +50,6 @@ def test_the_formula(smoothing: float, reduction: str, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
 def test_logits_as_they_lie(reduction: str) -> None:
-    """Time first in memory; and another index that is ignored."""
     x = torch.randn(4, 3, 6).transpose(0, 1)
     target = TARGET.masked_fill(TARGET == -1, 100).int()
     criterion = LabelSmoothingLoss(100, reduction=reduction)

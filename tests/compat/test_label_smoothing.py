@@ -94,7 +94,7 @@ def test_seed_1_sums_the_divergence() -> None:
 
 
 def test_seed_1_unsmoothed_is_the_summed_negative_log_likelihood() -> None:
-    """Without smoothing an impossible class that is nobody's target costs nothing."""
+    """An impossible class that is nobody's target costs nothing."""
     loss = LabelSmoothing(size=5)(UNNORMALISED.log(), torch.tensor([2, 1, 0]))
     assert loss.item() == pytest.approx(-math.log(0.7) - math.log(0.9), rel=1e-6)
 
@@ -156,7 +156,6 @@ def test_seed_2_has_one_class_axis() -> None:
 
 
 def test_neither_ignores_a_row() -> None:
-    """-100 is no class, and these two know no ignore_index."""
     target = torch.tensor([0, -100])
     with pytest.raises(IndexError, match="row 1 is -100"):
         LabelSmoothing(3, 0.1)(torch.zeros(2, 3), target)
@@ -165,7 +164,7 @@ def test_neither_ignores_a_row() -> None:
 
 
 def test_true_dist_is_that_of_the_call() -> None:
-    """Whoever reuses the target's memory does not change it."""
+    """Also where the target's memory is reused."""
     criterion, target = LabelSmoothing(3, 0.1), torch.tensor([2, 1])
     criterion(torch.zeros(2, 3), target)
     target.zero_()

@@ -30,7 +30,7 @@ def test_its_formula(strided: bool, smoothing: float, dtype: torch.dtype) -> Non
 
 
 def test_by_default_the_class_a_hundred_from_the_end_gets_no_mass() -> None:
-    """Class 5 of 105. A row of it shares the mass among all others; one of -100 is ignored."""
+    """Class 5 of 105; one of -100 is ignored."""
     x = batch(torch.float64, 3, 105).requires_grad_()
     LabelSmoothingLoss(0.1, 105)(x, torch.tensor([0, 5, -100])).backward()
     q = torch.full((3, 105), 0.1 / 103, dtype=torch.float64)

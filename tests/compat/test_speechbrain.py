@@ -103,7 +103,7 @@ def test_kldiv(pad_idx: int, label_smoothing: float, reduction: str, dtype: torc
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_kldiv_unsmoothed_is_nll(reduction: str) -> None:
-    """Which knows no padding, and masks by length."""
+    """It knows no padding, and masks by length."""
     x = log_probs()
     loss = kldiv_loss(x, TARGETS, LENGTH, pad_idx=2, reduction=reduction)
     assert torch.equal(loss, nll_loss(x, TARGETS, LENGTH, reduction=reduction))
@@ -111,7 +111,6 @@ def test_kldiv_unsmoothed_is_nll(reduction: str) -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_log_probabilities_as_they_lie(reduction: str) -> None:
-    """Time first in memory; without a time axis."""
     x = log_probs().transpose(0, 1).contiguous().transpose(0, 1)
     for loss in (nll_loss, kldiv_loss):
         how = {"length": LENGTH, "label_smoothing": 0.1, "reduction": reduction}
@@ -131,7 +130,7 @@ def test_the_longer_is_cut() -> None:
 
 
 def test_impossible_classes_where_nothing_counts() -> None:
-    """0 * inf there; here a frame that does not count is 0 whatever it holds."""
+    """0 * inf there."""
     x = log_probs()
     expected = nll_loss(x, TARGETS, LENGTH, 0.1), kldiv_loss(x, TARGETS, None, 0.1)
     x[FRAMES == 0] = -torch.inf

@@ -28,7 +28,7 @@ Call = Callable[..., Tensor]
 
 
 def in_loss_dtype(value: Any) -> Any:
-    """16-bit tensors as float32: torch then computes as we do, and the answer is rounded once."""
+    """Torch then computes as we do, and the answer is rounded once."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.to(loss_dtype(value))
     return value
@@ -41,7 +41,6 @@ def loss_and_gradients(call: Call, leaves: list[Tensor]) -> list[Tensor]:
 
 
 def assert_same(made: Call, expected: Call, leaves: list[Tensor], dtype: torch.dtype) -> None:
-    """The loss in its input's dtype; NaN where torch's is."""
     loss, *gradients = loss_and_gradients(made, leaves)
     true_loss, *true_gradients = loss_and_gradients(expected, leaves)
     assert loss.dtype == dtype
@@ -93,7 +92,6 @@ def test_sample_inputs(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.filterwarnings("ignore:.*linear_cross_entropy:UserWarning")
 @pytest.mark.parametrize("name", MODULES)
 def test_module_inputs(name: str) -> None:
-    """Each as torch's modules are tested: constructed, called, its gradients, copied, pickled."""
     theirs, mine = getattr(nn, name), getattr(ours, name)
     inputs = module_inputs("module_inputs_func", name, torch.float64, requires_grad=True)
     assert len(inputs) > 20
@@ -185,7 +183,7 @@ def test_compiled_with_legacy_arguments() -> None:
 
 
 def test_torch_patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever calls torch's function by its name then calls ours: its own module, for one."""
+    """Torch's own module then calls ours, for one."""
     x, y = torch.randn(5, 4, dtype=torch.bfloat16), torch.tensor([0, 3, 2, 1, 3])
     calls: list[int] = []
 
@@ -200,7 +198,6 @@ def test_torch_patched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_autocast() -> None:
-    """Float32 there, as torch's."""
     x, y = torch.randn(5, 4), torch.tensor([0, 3, 2, 1, 3])
     with torch.autocast("cpu", torch.bfloat16):
         loss = ours.cross_entropy(x.bfloat16(), y)

@@ -37,7 +37,7 @@ def test_two_labels() -> None:
 
 
 def test_shifted_by_labels() -> None:
-    """Position i is for label i + 1; the logits stay where they are."""
+    """Position i is for label i + 1."""
     logits, labels = torch.randn(2, 5, 7, requires_grad=True), torch.randint(7, (2, 5))
     labels[0, 2] = -100
     loss = LabelSmoother(0.2)((logits,), labels, shift_labels=True)
@@ -65,7 +65,7 @@ def test_num_items_in_batch(count: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtypes(dtype: torch.dtype) -> None:
-    """As there, the loss of 16 bits is float32."""
+    """The loss of 16 bits is float32."""
     loss = LabelSmoother(0.1)((LOGITS.to(dtype),), LABELS)
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(
@@ -92,7 +92,7 @@ def test_options_are_refused_when_they_are_given() -> None:
 
 
 class Toy(nn.Module):
-    """Embeds, projects, does with the logits what models do, takes its loss."""
+    """With the logits it does what models do."""
 
     def __init__(self, of_logits: Any = lambda logits: logits, bias: bool = False) -> None:
         super().__init__()
@@ -144,7 +144,6 @@ def test_a_head_put_off(of_logits: Any, bias: bool) -> None:
 
 
 def test_logits_where_they_are_wanted() -> None:
-    """In evaluation, and where there are no labels."""
     toy, ids = fused(Toy()), torch.randint(11, (3, 6))
     assert toy(ids)["logits"].shape == (3, 6, 11)
     outputs = toy.eval()(ids, ids)

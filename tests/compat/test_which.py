@@ -56,7 +56,7 @@ def test_rows_are_in_order_and_of_one_line() -> None:
 
 @pytest.mark.parametrize("row", DROP_INS, ids=lambda row: f"{row.library}-{row.loss}")
 def test_a_drop_in_is_there(row: Row) -> None:
-    """What is imported can be, and what is called takes these arguments."""
+    """What is called takes these arguments."""
     (line,) = ast.parse(row.write).body
     if isinstance(line, ast.ImportFrom):
         for alias in line.names:

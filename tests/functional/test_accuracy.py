@@ -114,7 +114,6 @@ def test_float64_is_float64_throughout(
     [(1000, True, 5.3), (30_000, False, 5.3), (30_000, True, 5.3), (1_000_003, False, -3.0)],
 )
 def test_sums_of_equal_terms(classes: int, across: bool, first: float, backend: str) -> None:
-    """Added up one by one, they would all round to the same side."""
     logits = torch.full((2, classes), 0.1)
     logits[:, 0] = first
     uniform = torch.full((2, classes), 1 / classes)

@@ -186,7 +186,7 @@ class TestBlocksOfRows:
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
-    """A row alone has the same bits as the row in a batch, wherever in the batch it stands."""
+    """Alone and wherever in a batch."""
     logits, target = torch.randn(40, 1001), torch.randint(1001, (40,))
     batch = outputs(logits, target, torch.ones(40), reduction="none", label_smoothing=0.1)
     for row in (0, 1, 17, 39):

@@ -42,7 +42,6 @@ OF_IMAGES: list[tuple[tuple[int, ...], Placements, Placements, Placements]] = [
 def target_of(
     kind: str, logits: Tensor, mesh: Any, placements: Placements, rows: Placements
 ) -> tuple[Any, Any]:
-    """The whole target, and as it is given."""
     shape, classes = logits.shape, logits.shape[1]
     with_axis = tuple(R if p == S1 else p for p in placements)
     if kind == "probabilities":
@@ -157,7 +156,6 @@ def test_no_row_axis(group: Group, layout: int) -> None:
 @on_ranks(4)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_padding(group: Group, reduction: str) -> None:
-    """Columns behind num_classes are none, on whatever rank they are."""
     logits, target = torch.randn(6, 12).double(), torch.randint(5, (6,))
     for mesh_shape, placements in ((LINE, (S1,)), (SQUARE, (S1, R)), (LINE, (R,))):
         leaf = distribute_tensor(logits, mesh_of(*mesh_shape), placements).requires_grad_()
@@ -198,7 +196,6 @@ def test_normalizer_and_vectors_on_the_mesh(group: Group) -> None:
 @on_ranks(4)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_no_row_counts(group: Group, reduction: str) -> None:
-    """On the whole mesh, or on one half of it."""
     for ignored in (6, 3):
         target = torch.tensor([-100] * ignored + [1] * (6 - ignored))
         logits = torch.randn(6, 4).double()
@@ -216,7 +213,7 @@ def test_no_row_counts(group: Group, reduction: str) -> None:
 
 @on_ranks(4)
 def test_a_learned_scale(group: Group) -> None:
-    """Its whole gradient on every rank, also where the rows lie over the mesh."""
+    """Also where the rows lie over the mesh."""
     logits, target = torch.randn(6, 11).double(), torch.randint(11, (6,))
     alone = torch.tensor(0.7).double().requires_grad_()
     label_smoothing_loss(logits, target, logit_scale=alone).backward()

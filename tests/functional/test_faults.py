@@ -32,7 +32,7 @@ MIB = 2**20
 
 
 def in_new_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Raises what the function raises. One thread, where the function does not ask for more."""
+    """One thread, where the function does not ask for more."""
     with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         pool.submit(function, *arguments).result()
 
@@ -82,7 +82,7 @@ def no_memory_for_the_gradient(backend: str) -> None:
 
 
 def test_no_memory_for_the_gradient(backend: str) -> None:
-    """The call raises, the logits are as they were, and the next call is right."""
+    """The logits are as they were, and the next call is right."""
     in_new_process(no_memory_for_the_gradient, backend)
 
 
@@ -91,7 +91,7 @@ def many_calls() -> None:
     outside = target + 50
 
     def rounds(times: int) -> None:
-        """Three calls each: one step, two phases, an error."""
+        """One step, two phases, an error."""
         leaf = logits.requires_grad_()
         for _ in range(times):
             for reduction in ("mean", "none"):
@@ -119,7 +119,7 @@ def test_many_calls_leak_nothing() -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_sixteen_threads_at_once(reduction: str, backend: str) -> None:
-    """Each has its own problem; one in four has a target outside, and alone finds out."""
+    """One in four has a target outside, and alone finds out."""
     expected = [outcome(seed, reduction=reduction, backend=backend) for seed in range(16)]
 
     def work(seed: int) -> None:
@@ -137,7 +137,7 @@ def test_sixteen_threads_at_once(reduction: str, backend: str) -> None:
 
 
 class Losses(Dataset[Outcome]):
-    """A data set that computes losses: hard examples are mined in this way."""
+    """A data set, as where hard examples are mined."""
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -186,5 +186,4 @@ def interrupted(backend: str) -> None:
 
 
 def test_interrupted_at_any_moment(backend: str) -> None:
-    """Ctrl-C surfaces, and the next call knows nothing of it."""
     in_new_process(interrupted, backend)

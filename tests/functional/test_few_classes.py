@@ -72,7 +72,6 @@ def test_options(option: str, classes: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("classes", CLASSES)
 def test_rows_alone_and_together(classes: int, dtype: torch.dtype, inplace: bool) -> None:
-    """The same bits, whatever the other rows hold."""
     logits, target = problem(classes, dtype)
     logits[8] = float("nan")
     logits[9, 0] = float("-inf")
@@ -107,7 +106,6 @@ def gradient_in_forward(logits: Tensor, target: Tensor, *, inplace: bool, gap: i
 
 @pytest.mark.parametrize("classes", [3, 10, 21, 100])
 def test_rows_with_gaps(classes: int) -> None:
-    """What lies between the rows is neither read nor written."""
     logits, target = problem(classes, torch.float32)
     expected = gradient_in_forward(logits, target, inplace=False)
     outcome = gradient_in_forward(logits, target, inplace=True, gap=5)
@@ -116,7 +114,7 @@ def test_rows_with_gaps(classes: int) -> None:
 
 @pytest.mark.parametrize("classes", [10, 21, 100])
 def test_channels_last(classes: int) -> None:
-    """(N, C, H, W) whose classes are adjacent in memory."""
+    """(N, C, H, W)."""
     logits = torch.randn(2, classes, 5, 7).to(memory_format=torch.channels_last)
     target = torch.randint(classes, (2, 5, 7))
     outcome = run(logits, target, label_smoothing=0.1, reduction="none")
@@ -131,5 +129,4 @@ def test_channels_last(classes: int) -> None:
 
 
 def bits(values: Tensor) -> Tensor:
-    """NaN, too, equal to itself."""
     return torch.nan_to_num(values, nan=-12345.0)

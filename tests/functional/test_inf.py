@@ -42,7 +42,7 @@ def masked(mask: slice, dtype: torch.dtype = torch.float32) -> Tensor:
 def test_unsmoothed_loss_is_finite(
     mask: str, reduction: str, dtype: torch.dtype, backend: str
 ) -> None:
-    """Without smoothing a masked class carries no mass: the loss of the classes that are left."""
+    """A masked class carries no mass."""
     logits = masked(MASKS[mask], dtype)
     loss, grad = check(logits, targets(), reduction=reduction, backend=backend)
     assert loss.isfinite().all()
@@ -56,7 +56,7 @@ def test_unsmoothed_loss_is_finite(
 def test_smoothing_around_the_masked_classes(
     smooth_over: str, by: str, mask: str, dtype: torch.dtype, backend: str
 ) -> None:
-    """The masked classes' weight or prior is 0, and 0 times infinity is 0 here."""
+    """Of weight or prior 0, and 0 times infinity is 0 here."""
     vector = torch.ones(C, dtype=torch.float64)
     vector[MASKS[mask]] = 0.0
     if by == "prior":
@@ -162,7 +162,7 @@ def test_log_probabilities_of_zero(smoothing: float, objective: str, backend: st
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_softcap_bounds_the_masked_classes(reduction: str, backend: str) -> None:
-    """-inf becomes -softcap, a class like any other, whose gradient is 0: tanh is flat there."""
+    """-inf becomes -softcap, whose gradient is 0: tanh is flat there."""
     loss, grad = check(
         masked(MASKS["the first block"]),
         targets(),
@@ -179,7 +179,7 @@ def test_softcap_bounds_the_masked_classes(reduction: str, backend: str) -> None
 @pytest.mark.parametrize("position", [0, 17, 999])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_nan_is_not_hidden(reduction: str, position: int, dtype: torch.dtype, backend: str) -> None:
-    """A diverged model must show in its loss: the maximum of a vector unit may drop a NaN."""
+    """The maximum of a vector unit may drop a NaN."""
     logits = torch.randn(N, C).to(dtype)
     logits[2, position] = math.nan
     grad_loss = torch.ones(N) if reduction == "none" else None
@@ -204,7 +204,7 @@ def test_nan_is_not_hidden(reduction: str, position: int, dtype: torch.dtype, ba
 def test_overflow_is_not_hidden(
     position: int, smoothing: float, dtype: torch.dtype, backend: str
 ) -> None:
-    """Of +inf: its row's loss is not finite, and NaN stands where the logit's gradient should."""
+    """Of +inf: NaN stands where the logit's gradient should."""
     logits = torch.randn(N, C).to(dtype)
     logits[2, position] = INF
     options = {"label_smoothing": smoothing, "reduction": "none", "backend": backend}

@@ -21,7 +21,7 @@ N, C = 64, 4096
 
 
 def large_allocations(function: Any) -> list[int]:
-    """Sizes in bytes of the new blocks that could hold a sixteenth of the bfloat16 logits."""
+    """In bytes, of blocks that could hold a sixteenth of the bfloat16 logits."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         function()
     events = recorded.profiler.kineto_results.events()

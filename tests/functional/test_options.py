@@ -100,15 +100,14 @@ EACH_PAIR = [(pair, r) for pair in PAIRS for r in reductions(*pair)]
 
 
 def name(parameter: tuple[tuple[str, Any], ...] | str) -> str:
-    """What pytest shows: prior=class_prior+softcap=2.0-mean."""
+    """For pytest: prior=class_prior+softcap=2.0-mean."""
     if isinstance(parameter, str):
         return parameter
     return "+".join(f"{key}={getattr(value, '__name__', value)}" for key, value in parameter)
 
 
 def call(changes: tuple[tuple[str, Any], ...], dtype: torch.dtype) -> dict[str, Any]:
-    """The arguments of the loss: smoothing is 0.3 where no change says otherwise, so that the
-    conventions differ."""
+    """Smoothing is 0.3 where no change says otherwise, so that the conventions differ."""
     options: dict[str, Any] = {"label_smoothing": 0.3}
     options |= {key: value() if callable(value) else value for key, value in changes}
     logits = 2 * torch.randn(N, C, dtype=dtype)
@@ -171,7 +170,7 @@ def test_class_tensors_may_be_more_precise_than_the_logits(
 
 
 def test_the_class_without_mass_gets_no_smoothing_gradient(backend: str) -> None:
-    """Prior 0 for a padding class: its gradient is its probability alone, and never negative."""
+    """Its gradient is its probability alone, and never negative."""
     logits = torch.randn(N, C, dtype=torch.float64)
     target = torch.tensor([0, 1, 2, 3, 4, 6])
     ours = check(
@@ -187,7 +186,6 @@ def test_the_class_without_mass_gets_no_smoothing_gradient(backend: str) -> None
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_smoothing_may_change_from_call_to_call(reduction: str, backend: str) -> None:
-    """A run-time argument: a schedule of smoothing values gives each its own right loss."""
     logits, target = torch.randn(N, C), torch.randint(C, (N,))
     for step in range(5):
         check(logits, target, label_smoothing=step / 4, reduction=reduction, backend=backend)

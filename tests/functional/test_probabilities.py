@@ -41,7 +41,7 @@ def test_the_gradient_has_the_logits_dtype_and_that_of_the_probabilities(backend
 
 @pytest.mark.parametrize("of", DTYPES)
 def test_in_any_memory(of: torch.dtype, backend: str) -> None:
-    """Classes apart, rows at odd addresses: each tensor has strides of its own."""
+    """Each tensor has strides of its own."""
     logits = torch.randn(3, 77)
     buffer = torch.randn(77, 4).softmax(0).to(of)
     for target in (buffer.t()[:3], buffer.flatten()[1 : 1 + 3 * 77].view(3, 77)):

@@ -70,7 +70,7 @@ def test_equals_the_reference(problem: Problem, backend: str) -> None:
 
 @given(problem=problems(plain_logits=True, dtypes=PRECISE))
 def test_without_smoothing_it_is_cross_entropy(problem: Problem, backend: str) -> None:
-    """Where nothing is smoothed, neither the prior nor the convention has anything to say."""
+    """Whatever prior and convention are."""
     logits, target, options = problem
     options.pop("objective", None)
     options.pop("normalizer", None)
@@ -88,7 +88,7 @@ def test_without_smoothing_it_is_cross_entropy(problem: Problem, backend: str) -
 
 @given(problem=problems(plain_logits=True, dtypes=PRECISE, reductions=["none"]))
 def test_at_least_the_entropy_of_the_target(problem: Problem, backend: str) -> None:
-    """Gibbs' inequality: a divergence is not negative."""
+    """Gibbs' inequality."""
     target, options = problem.target, problem.options | {"objective": "kl_div"}
     options.pop("weight", None)
     if target.is_floating_point():  # made to sum to 1, of which masked classes left it short
@@ -134,7 +134,6 @@ def test_classes_may_be_relabelled(problem: Problem, seed: Any, backend: str) ->
 def test_rows_in_any_order_and_in_parts(
     problem: Problem, data: st.DataObject, backend: str
 ) -> None:
-    """A row's loss and gradient do not depend on the rows beside it."""
     logits, target, _ = problem
     assume(problem.class_axis == 1)
     order = torch.tensor(data.draw(st.permutations(range(len(logits)))), dtype=torch.int64)
@@ -166,7 +165,7 @@ def test_one_step_is_two_phases(problem: Problem, backend: str) -> None:
 
 @given(problem=problems(several=True))
 def test_in_place_is_the_same_to_the_bit(problem: Problem, backend: str) -> None:
-    """Also in memory with gaps, which stay as they are."""
+    """Gaps in memory stay as they are."""
     logits, target, options = problem
     buffer = logits._base.nan_to_num(7.0)  # what lies in the gaps and the masked classes
     layout = (logits.shape, logits.stride(), logits.storage_offset())
@@ -199,7 +198,6 @@ def test_the_loss_is_the_same_without_a_gradient(problem: Problem, backend: str)
 def test_a_diverged_row_shows_and_stays_alone(
     problem: Problem, chosen: int, value: float, backend: str
 ) -> None:
-    """Its loss is not finite, and no other row notices."""
     logits, target, options = problem
     assume(logits.numel() > 0 and not target.is_floating_point())
     options.pop("weight", None)  # a row of weight 0 has no loss, whatever it holds

@@ -51,7 +51,6 @@ def test_any_number_of_ranks(group: Group, options: str) -> None:
 @pytest.mark.parametrize("options", ["weight", "everything"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype(group: Group, dtype: torch.dtype, options: str, inplace: bool) -> None:
-    """Within what one process may be off."""
     logits, target, made = case_of(options, "classes", dtype)
     check(group, logits, target, label_smoothing=0.1, inplace=inplace, **made)
 
@@ -60,7 +59,6 @@ def test_every_dtype(group: Group, dtype: torch.dtype, options: str, inplace: bo
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("kind", ["classes", "few", "probabilities"])
 def test_class_axis_inside(group: Group, kind: str, inplace: bool) -> None:
-    """(N, C, d1, d2), whose class axis is not adjacent in memory."""
     logits, target, made = case_of("everything", kind, shape=(N, C, 2, 3))
     check(group, logits, target, label_smoothing=0.1, inplace=inplace, **made)
 
@@ -85,7 +83,7 @@ def test_one_row_alone(group: Group) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("offset", [1e4, -1e4, 1e6])
 def test_a_common_offset_costs_no_digits(group: Group, offset: float, dtype: torch.dtype) -> None:
-    """Logits that float32 holds with the offset are the same without."""
+    """Of logits that float32 holds with the offset."""
     logits = torch.randint(-64, 64, (N, C)) / 8 if offset < 1e6 else torch.randint(-8, 8, (N, C))
     target = target_of("classes", (N, C))
     plain, _ = run(group, logits.to(dtype), target, label_smoothing=0.1)
@@ -114,7 +112,7 @@ def test_a_rank_whose_classes_are_all_masked(group: Group, smooth_over: str, bac
 
 @on_ranks(4)
 def test_ranks_far_apart(group: Group) -> None:
-    """Each rank's exponentials alone would overflow or underflow beside the others'."""
+    """Alone they would overflow or underflow beside the others'."""
     logits = torch.randn(N, C).double()
     for begin, end, level in ((0, 8, -2000.0), (8, 19, 3000.0), (19, C, 0.0)):
         logits[:, begin:end] += level
@@ -139,7 +137,7 @@ def test_nan_and_inf_are_on_all_ranks(group: Group) -> None:
 @pytest.mark.parametrize("backend", ["cpu", "eager"])
 @pytest.mark.parametrize("classes", [30, 24, 21, 17])
 def test_padding_in_equal_parts(group: Group, classes: int, backend: str, inplace: bool) -> None:
-    """Four parts of 8 columns, the last of which are none, a few or all padding, full of NaN."""
+    """The last columns are none, a few or all padding, full of NaN."""
     whole, target = torch.randn(N, classes).double(), torch.arange(N) * 5 % classes
     weight, begin = torch.rand(classes) + 0.5, 8 * dist.get_rank(group)
     padded = torch.full((N, 32), torch.nan).double()
@@ -166,7 +164,7 @@ def test_padding_in_equal_parts(group: Group, classes: int, backend: str, inplac
 @on_ranks(2, 3, 4)
 @pytest.mark.parametrize("classes", [29, 5, 4, 2])
 def test_parts_of_chunk(group: Group, classes: int) -> None:
-    """Those of the last ranks are smaller, or missing: where they begin need not be said."""
+    """Of the last ranks smaller, or missing: where they begin need not be said."""
     logits, target = torch.randn(N, classes).double(), torch.arange(N) % classes
     parts = [*logits.chunk(dist.get_world_size(group), 1), logits[:, :0], logits[:, :0]]
     leaf = parts[dist.get_rank(group)].clone().requires_grad_()
@@ -216,7 +214,7 @@ def test_the_gradient_takes_the_logits_place(group: Group) -> None:
 
 @on_ranks(2)
 def test_a_learned_scale(group: Group) -> None:
-    """Every rank gets the whole gradient, of which each has a part."""
+    """On every rank the whole gradient."""
     logits, target = torch.randn(N, C).double(), target_of("classes", (N, C))
     begin, end = part_of(group, C, CUTS[2])
     scale, whole = (torch.tensor(0.7, dtype=torch.float64, requires_grad=True) for _ in range(2))

@@ -23,7 +23,7 @@ def problem(classes: int, dtype: torch.dtype, rows: int = 3) -> tuple[Tensor, Te
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", CLASSES)
 def test_number_of_classes(classes: int, dtype: torch.dtype, backend: str) -> None:
-    """Each with the constant and with the vector of class coefficients, in one step and in two."""
+    """With the constant and with the vector of class coefficients, in one step and in two."""
     logits, target = problem(classes, dtype)
     target[0] = classes - 1
     weight = (torch.rand(classes) + 0.5).to(dtype)
@@ -127,7 +127,7 @@ def test_class_axis_in_the_middle(
 
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_classes_side_by_side_are_rows(probabilities: bool, backend: str) -> None:
-    """(N, S, C).movedim(-1, 1) takes the path of (N S, C): the same bits."""
+    """The path of (N S, C): the same bits."""
     rows, weight = torch.randn(6, 300), torch.rand(2, 3)
     target = torch.rand(2, 3, 300) if probabilities else torch.randint(300, (2, 3))
     options = {"label_smoothing": 0.1, "reduction": "none", "backend": backend}
@@ -140,7 +140,7 @@ def test_classes_side_by_side_are_rows(probabilities: bool, backend: str) -> Non
 
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_positions_that_lie_apart(probabilities: bool, backend: str) -> None:
-    """A crop of an image: neither the positions nor the images follow each other in memory."""
+    """A crop of an image."""
     logits = torch.randn(2, 21, 9, 9)[:, :, 1:8, 2:6]
     target = torch.randint(21, (2, 9, 9))[:, 1:8, 2:6]
     if probabilities:
@@ -155,7 +155,6 @@ def test_positions_that_lie_apart(probabilities: bool, backend: str) -> None:
 def test_in_place_writes_its_rows_and_nothing_else(
     rows: int, classes: int, gap: int, reduction: str, dtype: torch.dtype, backend: str
 ) -> None:
-    """Logits that are a part of a larger tensor: what lies around them stays as it was."""
     leaf = torch.randn(rows, classes + gap).to(dtype).requires_grad_()
     target = torch.randint(classes, (rows,))
     options = {"reduction": reduction, "label_smoothing": 0.1, "backend": backend}
@@ -180,8 +179,8 @@ def test_one_class_costs_nothing(dtype: torch.dtype, backend: str) -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_the_class_axis_last(reduction: str, backend: str) -> None:
-    """(B, T, C) with (B, T): moved, which is a view; in place its memory takes the gradient, so
-    nothing of that size was copied."""
+    """Moved, which is a view; in place its memory takes the gradient, so nothing of that size was
+    copied."""
     leaf, target = torch.randn(2, 5, 37, requires_grad=True), torch.randint(37, (2, 5))
     options = {"reduction": reduction, "label_smoothing": 0.1, "backend": backend}
     expected = check(leaf.detach().movedim(-1, 1), target, **options)

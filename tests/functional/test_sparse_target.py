@@ -18,7 +18,6 @@ def dense(target: SparseTarget, classes: int = C) -> Tensor:
 
 
 def top(rows: int, count: int, classes: int = C) -> SparseTarget:
-    """Each class at most once, as a teacher's top classes are."""
     probs, indices = torch.randn(rows, classes).softmax(1).topk(count)
     return SparseTarget(indices, probs)
 
@@ -47,7 +46,7 @@ def test_shapes(layout: str, backend: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"weight": torch.linspace(0.5, 2, C)}], ids=str)
 def test_is_the_dense_target(options: dict[str, Tensor], backend: str) -> None:
-    """Its mean too, which divides by the number of rows, as torch does."""
+    """Its mean divides by the number of rows, as torch's."""
     logits, target = torch.randn(N, C), top(N, 7)
     ours = run(logits, target, label_smoothing=0.2, backend=backend, **options)
     theirs = run(logits, dense(target), label_smoothing=0.2, backend=backend, **options)
@@ -101,7 +100,7 @@ def test_all_rows_ignored(backend: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradient_of_the_probabilities(reduction: str, dtype: torch.dtype, backend: str) -> None:
-    """Of both, the logits' and theirs: a student whose teacher learns too."""
+    """A student whose teacher learns too."""
     logits = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     classes = torch.tensor([[0, 3, 0], [6, -100, 2], [1, 1, 1]])
     probs = torch.rand(3, 3, dtype=torch.float64, requires_grad=True)

@@ -64,7 +64,6 @@ def test_nll_is_neither_smoothed_nor_weighted(reduction: str, backend: str) -> N
 
 
 def test_logits_after_scale_and_softcap(backend: str) -> None:
-    """Both change the model's distribution, and so its likelihood."""
     logits, target = problem((5, C))
     options: dict[str, Any] = {"logit_scale": -0.7, "softcap": 1.5}
     stats = statistics(logits, target, **options, backend=backend)

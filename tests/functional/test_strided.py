@@ -55,7 +55,6 @@ def test_tiles(
 @pytest.mark.parametrize("target_apart", [False, True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_class_probabilities(reduction: str, target_apart: bool, backend: str) -> None:
-    """The target need not lie in memory as the logits do."""
     logits, target = torch.randn(50, 21), torch.randn(50, 21).softmax(1)
     check(
         apart(logits),
@@ -84,7 +83,7 @@ def test_in_place(positions: int, reduction: str, dtype: torch.dtype, backend: s
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("needs_grad", [False, True])
 def test_statistics(needs_grad: bool, dtype: torch.dtype, backend: str) -> None:
-    """The same as of rows that lie together; the first of equal logits is predicted."""
+    """The first of equal logits is predicted."""
     logits, target = torch.randn(40, 21).to(dtype), torch.randint(21, (40,))
     target[3] = -100
     logits[4, 5] = logits[4, 11] = 9.0
@@ -101,7 +100,6 @@ def test_statistics(needs_grad: bool, dtype: torch.dtype, backend: str) -> None:
 @pytest.mark.parametrize("smooth_over", ["all", "others"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_masked_classes(reduction: str, smooth_over: str, dtype: torch.dtype, backend: str) -> None:
-    """Infinite where the loss truly is; 0 times infinity is 0."""
     logits, target = torch.randn(20, 21).to(dtype), torch.arange(20) + 1
     logits[:, 0] = -INF
     options = {"smooth_over": smooth_over, "reduction": reduction, "backend": backend}
@@ -122,7 +120,7 @@ def test_masked_classes(reduction: str, smooth_over: str, dtype: torch.dtype, ba
 def test_rows_keep_to_themselves(
     garbage: float, reduction: str, dtype: torch.dtype, backend: str
 ) -> None:
-    """What stands in one lane shows in that row alone, and if the row is ignored not at all."""
+    """Seen in that row alone, and if it is ignored not at all."""
     logits, target = torch.randn(20, 21).to(dtype), torch.randint(21, (20,))
     logits[7] = garbage
     target[7] = -100

@@ -23,7 +23,7 @@ def row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def assert_same(logits: Tensor, target: Tensor, backend: str, **options: Any) -> None:
-    """Equal loss and equal gradient of a weighted sum of the loss, in shape, dtype and value."""
+    """Loss and gradient of a weighted sum of it, in shape, dtype and value."""
     leaf = logits.detach().requires_grad_()
     expected = F.cross_entropy(leaf, target, **options)
     loss = label_smoothing_loss(leaf, target, **options, backend=backend)
@@ -61,7 +61,7 @@ def test_class_probabilities(
 
 
 def test_class_probabilities_need_not_sum_to_1(backend: str) -> None:
-    """torch takes any numbers of the logits' shape, and so multi-hot targets too."""
+    """Multi-hot targets, say."""
     target = torch.randint(2, (5, C)).float()
     assert_same(torch.randn(5, C), target, backend, label_smoothing=0.2)
 
@@ -72,7 +72,7 @@ def test_class_probabilities_need_not_sum_to_1(backend: str) -> None:
 def test_class_probabilities_of_another_dtype(
     logits_dtype: torch.dtype, target_dtype: torch.dtype, reduction: str, backend: str
 ) -> None:
-    """Both as they are, neither rounded to the other's dtype; gradients in each one's own."""
+    """Neither rounded to the other's dtype; gradients in each one's own."""
     logits = torch.randn(5, C).to(logits_dtype).requires_grad_()
     target = torch.rand(5, C).to(target_dtype).requires_grad_()
     wide = logits.to(loss_dtype(logits)), target.to(loss_dtype(logits))
@@ -94,7 +94,7 @@ def test_class_probabilities_of_another_dtype(
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_in_place_beside_wider_class_probabilities(reduction: str, backend: str) -> None:
-    """What is overwritten is then the widened copy; or the logits, where they are the wider."""
+    """The widened copy is overwritten; or the logits, where they are the wider."""
     target = torch.rand(5, C)
     for dtype in (torch.bfloat16, torch.float64):
         leaf = torch.randn(5, C).to(dtype).requires_grad_()
@@ -128,7 +128,6 @@ def test_ignored_rows(
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_all_rows_ignored(smoothing: float, reduction: str, backend: str) -> None:
-    """The mean over no rows is NaN, the sum 0, and `none` zeros."""
     options = {"reduction": reduction, "label_smoothing": smoothing}
     target = torch.full((5,), -100)
     assert_same(torch.randn(5, C), target, backend, **options)
@@ -148,7 +147,7 @@ def test_no_rows(probabilities: bool, shape: tuple[int, ...], reduction: str, ba
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
 def test_targets_whose_weight_is_zero(smoothing: float, reduction: str, backend: str) -> None:
-    """The mean is then 0/0, and its gradient NaN but in the rows that are ignored."""
+    """0/0: the mean's gradient is NaN but in the rows that are ignored."""
     weight = torch.tensor([0.0] + [1.0] * (C - 1))
     options = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
     target = torch.tensor([0, 0, -100, 0, 0])
@@ -174,7 +173,7 @@ def test_a_mean_over_no_weight(options: dict[str, Any], backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
 def test_narrow_integer_targets(dtype: torch.dtype, backend: str) -> None:
-    """torch's own operator takes int64 and uint8; every integer type means the same."""
+    """torch takes int64 and uint8."""
     logits, target = torch.randn(9, C), torch.randint(C, (9,))
     for ignore_index in (-100, 3, 100):
         options = {"ignore_index": ignore_index, "label_smoothing": 0.2}

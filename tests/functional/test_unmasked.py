@@ -16,7 +16,6 @@ N, C = 6, 45
 
 
 def masked_rows(dtype: torch.dtype, value: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, targets that are not masked, and the masks."""
     target = torch.randint(C, (N,))
     mask = torch.rand(N, C) < 0.4
     mask[range(N), target] = False
@@ -28,7 +27,7 @@ def masked_rows(dtype: torch.dtype, value: float = -torch.inf) -> tuple[Tensor, 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("lowest", [False, True])
 def test_each_dtype(lowest: bool, reduction: str, dtype: torch.dtype, backend: str) -> None:
-    """Masks of -inf, and of the lowest finite number of the logits' dtype."""
+    """By -inf, and by the lowest finite number of the logits' dtype."""
     value = torch.finfo(dtype).min if lowest else -torch.inf
     logits, target, mask = masked_rows(dtype, value)
     ours = check(
@@ -40,7 +39,6 @@ def test_each_dtype(lowest: bool, reduction: str, dtype: torch.dtype, backend: s
 
 
 def test_is_the_loss_over_the_classes_that_are_left(backend: str) -> None:
-    """Of each row by itself: label smoothing with the masked classes cut out."""
     logits, target, mask = masked_rows(torch.float64)
     loss = label_smoothing_loss(
         logits, target, reduction="none", label_smoothing=0.1, smooth_over="unmasked",

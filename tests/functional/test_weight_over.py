@@ -59,7 +59,7 @@ def test_without_smoothing_it_changes_nothing(backend: str) -> None:
 
 @pytest.mark.parametrize("weight_of_unused", [torch.inf, torch.nan])
 def test_a_class_that_is_no_target_needs_no_weight(weight_of_unused: float, backend: str) -> None:
-    """With weight_over="all" such a weight reaches every row through the smoothing."""
+    """With "all" such a weight reaches every row through the smoothing."""
     logits, target = torch.randn(N, C), torch.randint(1, C, (N,))
     weight = torch.rand(C) + 0.5
     weight[0] = weight_of_unused

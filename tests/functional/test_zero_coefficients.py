@@ -138,7 +138,6 @@ def test_finite_and_right(
 @each_reduction
 @each_dtype
 def test_equals_torch(dtype: torch.dtype, reduction: str, value: float, backend: str) -> None:
-    """Weights of 1 / count, as people make them."""
     logits, target = problem(dtype)
     kept = target[target >= 0]
     weight = 1 / torch.bincount(kept, minlength=C)
@@ -178,7 +177,6 @@ def test_statistics(probabilities: bool, value: float, backend: str) -> None:
 def test_nothing_is_left_of_the_target(
     smooth_over: str, reduction: str, value: float, backend: str
 ) -> None:
-    """With a smoothing of 1 and no prior, the class that a row has for its target has no mass."""
     logits, _ = problem(torch.float32)
     target = torch.tensor(UNUSED * 2)
     options = {"prior": prior(), "label_smoothing": 1.0, "smooth_over": smooth_over}
@@ -215,7 +213,6 @@ def test_a_prior_where_nothing_is_spread(
 def test_what_has_a_coefficient_shows(
     reduction: str, label_smoothing: float, value: float, backend: str
 ) -> None:
-    """As a target, or spread over: the loss is not finite."""
     logits, target = problem(torch.float32)
     if label_smoothing == 0:
         target[3] = UNUSED[1]

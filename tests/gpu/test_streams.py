@@ -64,7 +64,7 @@ def test_the_stream_that_torch_is_on(backend: str) -> None:
 
 
 def test_several_streams_at_once(backend: str) -> None:
-    """Kernels of several streams run beside each other, each call with memory of its own."""
+    """Each call has memory of its own."""
     given = [problem(*size) for size in SIZES]
     expected = [step(*one, backend=backend) for one in given]
     streams = [torch.cuda.Stream() for _ in given]

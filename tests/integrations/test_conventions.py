@@ -75,7 +75,6 @@ def test_mmpretrain(mode: str) -> None:
 
 
 def test_torchtune() -> None:
-    """Without smoothing, which it has not."""
     torchtune = load("torchtune.modules.loss.ce_chunked_output_loss", {})
     loss_fn = torchtune.CEWithChunkedOutputLoss(num_output_chunks=3)
     labels = TARGET.clone()

@@ -119,7 +119,6 @@ def test_flat_takes_an_axis_that_the_target_lacks() -> None:
 
 
 def test_what_a_learner_sees() -> None:
-    """The batch is of a subclass of Tensor; activation, decodes, reduction, y_int."""
     x, y = TensorBase(torch.randn(6, 5)).requires_grad_(), TensorBase(torch.randint(5, (6,)))
     new, old = (lib.LabelSmoothingCrossEntropyFlat() for lib in (ours, theirs))
     grads = []

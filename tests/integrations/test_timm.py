@@ -54,7 +54,7 @@ MIXES = [
 
 
 def same_draws(make: Any, *options: Any) -> tuple[Any, Any, float]:
-    """What ours and timm's make of one seed, and the draw that follows."""
+    """Of one seed, and the draw that follows."""
     made = []
     for lib in (ours, theirs):
         np.random.seed(3)

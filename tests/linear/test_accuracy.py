@@ -55,7 +55,7 @@ def test_no_worse_than_torch(
 def test_the_weights_gradient_does_not_lose_digits_with_the_chunks(
     dtype: torch.dtype, backend: str
 ) -> None:
-    """64 chunks are as good as two, and far better than sums that are rounded after each."""
+    """Far better than sums that are rounded after each chunk."""
     rows = 512
     given, target = projection(rows, D, C, dtype=dtype), torch.randint(C, (rows,))
     expected = truth(given, target, reduction="sum").grads[1]
@@ -115,7 +115,6 @@ def test_float16_neither_underflows_nor_overflows(
 
 
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products in float16, as a GPU has them."""
     monkeypatch.setattr(sizes, "product_dtype", lambda dtype, device: dtype)
 
 

@@ -66,7 +66,7 @@ def test_said(changes: dict[str, Any], error: type[Exception], said: str) -> Non
 
 @pytest.mark.parametrize("chunk_rows", [1, None])
 def test_a_target_that_is_no_class(chunk_rows: int | None, backend: str) -> None:
-    """By its row in the batch, not in its chunk, and before any gradient is made."""
+    """Its row in the batch, not in its chunk."""
     target = TARGET.clone()
     target[2] = C
     with pytest.raises(IndexError, match="target of row 2 is 5: expected a class in"):
@@ -74,7 +74,7 @@ def test_a_target_that_is_no_class(chunk_rows: int | None, backend: str) -> None
 
 
 def test_a_target_that_is_no_class_under_a_transform(backend: str) -> None:
-    """An error where it can be seen, NaN in its row where not: never a gradient of 0."""
+    """An error where it can be seen, else NaN in its row: never a gradient of 0."""
     target = TARGET.clone()
     target[2] = C
 

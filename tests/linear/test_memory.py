@@ -26,7 +26,7 @@ ROWS = [256, 1024]  # 4 and 16 chunks; large enough that (N, D) is seen
 
 
 def large(function: Any, rows: int) -> list[int]:
-    """The sizes of all tensors that are at least half as large as a few numbers a row."""
+    """Tensors of at least half of a few numbers a row."""
     return sorted(size for size in allocations(function) if size >= rows * 16)
 
 
@@ -42,7 +42,7 @@ def leaves(rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 def test_a_step(
     options: dict[str, Any], dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever N is, nothing grows with it but the gradient of the hidden states."""
+    """Nothing grows with N but the gradient of the hidden states."""
     monkeypatch.setattr(sums, "BLOCK", 1 << 12)  # much smaller than all that must not be made
     hidden, weight, target = leaves(rows, dtype)
     bias = torch.zeros(C, dtype=dtype, requires_grad=True)
@@ -110,7 +110,7 @@ def test_statistics_and_ignored_rows_take_a_few_numbers_a_row() -> None:
 
 
 def peak(function: Any) -> int:
-    """Of the bytes that torch's allocator holds, above those before."""
+    """As torch's allocator counts them."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         function()
     events = recorded.profiler.kineto_results.events()
@@ -137,7 +137,7 @@ def transformed(hidden: Tensor, weight: Tensor, target: Tensor) -> None:
 
 @pytest.mark.parametrize("step", [second_derivatives, class_weights, transformed])
 def test_formulas_take_a_chunk_at_a_time(step: Any) -> None:
-    """Whatever their number, but for the rows' own gradient."""
+    """But for the rows' own gradient."""
     few, many = (peak(lambda rows=rows: step(*leaves(rows, torch.float32))) for rows in (256, 1024))
     assert many - few < 10 * (1024 - 256) * (D + 8) * 4  # an eighth of a row of logits
     assert few < 12 * R * C * 4

@@ -45,7 +45,7 @@ def part_of(group: Group) -> tuple[int, int]:
 
 
 def alone(*tensors: Tensor, **options: Any) -> tuple[Tensor, list[Tensor]]:
-    """Loss and gradients of one process, by the public function without a group."""
+    """By one process."""
     *leaves, target = tensors
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
     hidden, weight, bias = leaves
@@ -85,7 +85,7 @@ def check(group: Group, tensors: tuple[Tensor, ...], **options: Any) -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_every_option(group: Group, reduction: str, options: str) -> None:
-    """What one process computes is held against a dense reference by the other tests."""
+    """One process is held against a dense reference elsewhere."""
     made = {"label_smoothing": 0.1, "chunk_rows": 4, **OPTIONS[options], "reduction": reduction}
     if reduction != "mean":
         made.pop("normalizer", None)
@@ -164,7 +164,7 @@ def test_statistics(group: Group) -> None:
 @on_ranks(4)
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_learned_scale(group: Group, partial: bool) -> None:
-    """Every rank gets the whole gradient, of which each has a part."""
+    """On every rank the whole gradient."""
     hidden, weight, bias, target = problem()
     begin, end = part_of(group)
     scale, whole = (torch.tensor(0.7, dtype=torch.float64, requires_grad=True) for _ in range(2))

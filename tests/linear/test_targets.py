@@ -27,7 +27,6 @@ def sparse(*rows: int) -> SparseTarget:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_rows_of_several_axes(recompute: bool, reduction: str, backend: str) -> None:
-    """(B, T, D) with (B, T, K) and (B, T), as one batch of rows."""
     given, target, rows = projection(6, D, C), sparse(2, 3), torch.rand(2, 3, dtype=torch.float64)
     flat = SparseTarget(*(t.flatten(0, 1) for t in target))
     options: dict[str, Any] = {"reduction": reduction, "label_smoothing": 0.1}
@@ -45,7 +44,7 @@ def test_rows_of_several_axes(recompute: bool, reduction: str, backend: str) -> 
 def test_rows_that_count_nothing_are_left_out(
     reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of weight 0, or with none but ignored entries; their hidden states may be NaN."""
+    """Their hidden states may be NaN."""
     given, target = projection(N, D, C), sparse(N)
     target.classes[:6] = IGNORED
     weight = torch.rand(N, dtype=torch.float64)
@@ -64,7 +63,7 @@ def test_rows_that_count_nothing_are_left_out(
 @pytest.mark.parametrize("how", ["statistics", "recompute", "row weight's gradient"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_nan_in_rows_that_count_nothing(how: str, reduction: str, backend: str) -> None:
-    """Also where they are projected like the others, for their statistics or by the formulas."""
+    """Also where they are projected, for their statistics or by the formulas."""
     given, target = projection(N, D, C), sparse(N)
     target.classes[3] = IGNORED
     weight = torch.rand(N, dtype=torch.float64)
@@ -85,7 +84,7 @@ def test_nan_in_rows_that_count_nothing(how: str, reduction: str, backend: str) 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_a_scale_of_all_row_weights_does_not_matter(scale: float, backend: str) -> None:
-    """To a mean; in float16 too, whose gradients may not come to nothing on the way."""
+    """To a mean; in float16 gradients may not come to nothing on the way."""
     given = projection(N, D, C, dtype=torch.float16)
     target, rows = targets(N, C), torch.rand(N) + 0.5
     expected = truth(given, target, row_weight=rows)
@@ -167,8 +166,7 @@ def test_gradients_of_probabilities_and_row_weights(reduction: str, backend: str
 
 @pytest.mark.parametrize("device_dtype", [torch.bfloat16, torch.float16])
 def test_mixup_under_autocast(device_dtype: torch.dtype, backend: str) -> None:
-    """Its float32 shares are not rounded to autocast's dtype: the fused loss, and the loss of
-    logits that autocast made."""
+    """Its float32 shares are not rounded to autocast's dtype."""
     module = FusedLinearLabelSmoothingLoss(D, C, label_smoothing=0.1, backend=backend)
     hidden, y = torch.randn(N, D), torch.randint(C, (N,))
     target = SparseTarget.mix(y, y.flip(0), torch.rand(N))

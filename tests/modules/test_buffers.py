@@ -81,7 +81,7 @@ def test_what_is_given_in_16_bits_is_widened(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_swapped_data(dtype: torch.dtype) -> None:
-    """Values are those of before, and those written since; so is what is saved."""
+    """Values are those of before, and those written since."""
     module = loss_module()
     expected, state = module(*BATCH), copy.deepcopy(module.state_dict())
     swap_data(module, dtype)
@@ -186,7 +186,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
 @pytest.mark.parametrize(("wrong", "error", "message"), WRONG, ids=["list", "integers", "axes"])
 @pytest.mark.parametrize("name", ["weight", "prior"])
 def test_wrong_ones(name: str, wrong: Any, error: type[Exception], message: str) -> None:
-    """At construction and at assignment alike; what was there stays."""
+    """At construction and assignment; what was there stays."""
     with pytest.raises(error, match=f"{name}: {message}"):
         FusedLabelSmoothingLoss(**{name: wrong})
     module = loss_module()

@@ -105,7 +105,7 @@ def test_device_and_dtype_are_of_the_projection() -> None:
 
 
 def test_cast_to_16_bits() -> None:
-    """The projection is cast, class weights and prior keep their values."""
+    """Class weights and prior keep their values."""
     module = FusedLinearLabelSmoothingLoss(D, C, weight=WEIGHT / 3, prior=PRIOR).bfloat16()
     assert module.linear.weight.dtype == torch.bfloat16
     assert torch.equal(module.weight, WEIGHT / 3)
@@ -114,7 +114,6 @@ def test_cast_to_16_bits() -> None:
 
 
 def test_tied_to_an_embedding() -> None:
-    """One parameter, both of its gradients."""
     embedding = nn.Embedding(C, D)
     module = FusedLinearLabelSmoothingLoss(D, C, label_smoothing=0.1, chunk_rows=4)
     module.linear.weight = embedding.weight
@@ -159,7 +158,6 @@ def test_an_adapter_is_refused_and_a_parametrization_followed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_accumulation_with_a_normalizer(dtype: torch.dtype) -> None:
-    """Steps of unlike numbers of targets are one large batch."""
     module = FusedLinearLabelSmoothingLoss(D, C, label_smoothing=0.1, chunk_rows=4, dtype=dtype)
     hidden, target = torch.randn(N, D).to(dtype), targets(N, C)
     module(hidden, target).backward()

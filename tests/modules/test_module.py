@@ -63,7 +63,6 @@ CALL = ("logits", "target", "normalizer", "row_weight")
 
 
 def test_every_option_has_its_keyword_in_both() -> None:
-    """All arguments of the function but the call's own."""
     function = inspect.signature(label_smoothing_loss).parameters
     module = inspect.signature(FusedLabelSmoothingLoss).parameters
     assert list(module) == [n for n in function if n not in CALL]
@@ -80,7 +79,7 @@ def test_normalizer_is_the_calls_own() -> None:
 
 
 def test_options_of_cross_entropy_can_be_set() -> None:
-    """A schedule of the smoothing, say; the new value is checked as at construction."""
+    """The new value is checked as at construction."""
     logits, target = problem()
     for name, value in (("label_smoothing", 0.3), ("ignore_index", 2), ("reduction", "sum")):
         ours, theirs = FusedLabelSmoothingLoss(WEIGHT), nn.CrossEntropyLoss(WEIGHT)
@@ -95,7 +94,6 @@ def test_options_of_cross_entropy_can_be_set() -> None:
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_meta_device(reduction: str, backend: str) -> None:
-    """Shapes and dtypes without numbers, gradients too."""
     module = FusedLabelSmoothingLoss(
         WEIGHT, reduction=reduction, return_stats=True, backend=backend
     ).to("meta")
@@ -127,7 +125,7 @@ def test_state_dict_moves_weight_and_prior() -> None:
 
 
 def test_state_dict_is_that_of_cross_entropy() -> None:
-    """A checkpoint of a model with nn.CrossEntropyLoss inside loads after the swap, and back."""
+    """A checkpoint with nn.CrossEntropyLoss inside loads after the swap, and back."""
     for weight in (None, WEIGHT):
         theirs, ours = nn.CrossEntropyLoss(weight), FusedLabelSmoothingLoss(weight)
         assert ours.state_dict().keys() == theirs.state_dict().keys()
@@ -166,7 +164,7 @@ def test_repr_names_the_options() -> None:
 
 
 def test_as_the_last_module_of_a_model() -> None:
-    """No hook is needed: moved and cast with its model, it trains it."""
+    """Moved and cast with its model."""
 
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -32,7 +32,7 @@ D, C, ROWS, WORLD = 8, 12, 32, 2
 
 
 class Model(nn.Module):
-    """The loss inside of what is wrapped, in its usual place in such trainers."""
+    """Around the loss, as in such trainers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def accumulate(model: Any, normalizer: float, rank: int, kind: str) -> list[Tens
 
 
 def work(rank: int, store: str) -> None:
-    """What each process does; an error here is the parent's."""
+    """An error here is the parent's."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD
@@ -114,7 +114,7 @@ def work(rank: int, store: str) -> None:
 
 
 def check_wrapped_apart(mesh: Any) -> None:
-    """The loss by itself in its own group of parameters, in bfloat16, as trainers wrap layers."""
+    """As trainers wrap layers: in bfloat16."""
     hidden, target = large_batch()
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     model = FusedLinearLabelSmoothingLoss(D, C, label_smoothing=0.1, chunk_rows=4)
@@ -165,7 +165,7 @@ def test_two_processes(tmp_path: Path) -> None:
 
 
 def test_data_parallel() -> None:
-    """Without a GPU it calls the module itself; with several it makes replicas of it."""
+    """Without a GPU it calls the module itself."""
     model = Model()
     hidden, target = large_batch()
     torch.testing.assert_close(nn.DataParallel(model)(hidden, target).mean(), model(hidden, target))

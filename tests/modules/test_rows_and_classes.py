@@ -86,7 +86,7 @@ def whole(tensor: Any) -> Any:
 
 @on_ranks(2)
 def test_sequence_parallel(group: Group) -> None:
-    """Each rank has some of the rows; the backward of their gather sums its partial gradients."""
+    """Each rank has some rows; the backward of their gather sums its partial gradients."""
     hidden, target, projection, _ = batch()
     expected = hidden.clone().requires_grad_()
     F.cross_entropy(expected @ projection.t(), target, label_smoothing=0.1).backward()
@@ -100,8 +100,8 @@ def test_sequence_parallel(group: Group) -> None:
 
 @on_ranks(2)
 def test_whole_logits_in_place_of_a_part(group: Group) -> None:
-    """They are an error where each rank says which classes it has. Else they pass for parts of more
-    classes, as nobody can tell."""
+    """An error where each rank says which classes it has. Else they pass for parts of more classes,
+    as nobody can tell."""
     hidden, target, projection, _ = batch()
     logits = hidden @ projection.t()
     with pytest.raises(ValueError, match=r"num_classes.*adjacent"):

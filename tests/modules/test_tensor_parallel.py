@@ -49,7 +49,7 @@ class Trunk(nn.Module):
 
 
 class WithHead(nn.Module):
-    """The logits exist, and go to the loss as they lie."""
+    """Its logits go to the loss as they lie."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class WithHead(nn.Module):
 
 
 class WithProjection(nn.Module):
-    """They do not: the head is the loss's own."""
+    """Has no logits: the head is the loss's own."""
 
     def __init__(self, classes: int, **options: Any) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class WithProjection(nn.Module):
 
 
 class WithItsShare(WithProjection):
-    """The same beside process_group: a plain weight of this rank's classes alone."""
+    """Beside process_group: a plain weight of this rank's classes alone."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(classes)
@@ -107,7 +107,7 @@ def batch(classes: int) -> tuple[Tensor, Tensor]:
 
 
 def train(model: Any, tokens: Tensor, target: Tensor, normalizer: float) -> list[float]:
-    """A few steps; the loss of each on this rank, whole over its classes."""
+    """The loss of each step, whole over its classes."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     losses = []
     for _ in range(STEPS):
@@ -147,8 +147,6 @@ MLP = {"trunk.up": ColwiseParallel(), "trunk.down": RowwiseParallel()}
 @on_ranks(4)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_logits(group: Group, width: str) -> None:
-    """The head's output stays where it was made."""
-
     def apply(model: WithHead) -> None:
         head = {"head": ColwiseParallel(use_local_output=False)}
         parallelize_module(model, mesh()["tp"], {**MLP, **head})

@@ -29,7 +29,7 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 def test_activation_checkpoint(
     use_reentrant: bool, inplace: bool, reduction: str, backend: str
 ) -> None:
-    """The block is run again in backward, the second time for its gradient."""
+    """Its forward runs again in backward."""
     leaf, target = problem()
 
     def block(hidden: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def test_activation_checkpoint(
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_hooks(inplace: bool, reduction: str, backend: str) -> None:
-    """On logits, loss and leaf, each sees its gradient, and what it returns is passed on."""
+    """On logits, loss and leaf; what they return is passed on."""
     leaf, target = problem()
     seen: dict[str, Tensor] = {}
     logits = leaf * 1
@@ -67,7 +67,7 @@ def test_hooks(inplace: bool, reduction: str, backend: str) -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_saved_tensor_hooks(inplace: bool, reduction: str, backend: str) -> None:
-    """What is saved for backward may be moved away meanwhile, to another device or to disk."""
+    """The tensors may be moved away meanwhile."""
     leaf, target = problem()
     expected = reference(leaf, target, reduction=reduction).grad_logits.float()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), lambda x: x):
@@ -81,7 +81,7 @@ def test_saved_tensor_hooks(inplace: bool, reduction: str, backend: str) -> None
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_anomaly_mode(reduction: str, backend: str) -> None:
-    """Silent on a sound problem; a NaN in backward is reported as the loss's."""
+    """A NaN in backward is reported as the loss's."""
     leaf, target = problem()
     options: dict[str, Any] = {"reduction": reduction, "backend": backend}
     with torch.autograd.detect_anomaly():
@@ -101,7 +101,7 @@ def test_anomaly_mode(reduction: str, backend: str) -> None:
 def test_autocast_takes_the_logits_as_they_are(
     reduction: str, dtype: torch.dtype, backend: str
 ) -> None:
-    """The projection's 16 bits reach the loss; it is float32, the gradient 16 bits again."""
+    """The loss is float32, the gradient 16 bits again."""
     hidden, projection = torch.randn(N, 8), torch.randn(C, 8, requires_grad=True)
     _, target = problem()
     seen: list[torch.dtype] = []
@@ -119,7 +119,7 @@ def test_autocast_takes_the_logits_as_they_are(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_takes_class_probabilities_as_they_are(dtype: torch.dtype, backend: str) -> None:
-    """A teacher's float32 are not rounded to the logits' 16 bits."""
+    """Not rounded to the logits' 16 bits."""
     logits, target = torch.randn(N, C).to(dtype), torch.rand(N, C)
     with torch.autocast("cpu", dtype):
         loss = label_smoothing_loss(logits, target, backend=backend)
@@ -139,7 +139,6 @@ def test_scaled_float16_loss(scale: float, rows: int, backend: str) -> None:
 
 
 def test_grad_scaler(backend: str) -> None:
-    """The whole of it: float16 under autocast, scaled loss, unscaled step."""
     hidden = torch.randn(N, 8)
     _, target = problem()
     loss_fn = FusedLabelSmoothingLoss(label_smoothing=0.1, inplace=True, backend=backend)
@@ -160,7 +159,7 @@ def test_grad_scaler(backend: str) -> None:
 
 
 def test_accumulation_over_batches_of_unlike_length(backend: str) -> None:
-    """Divided by the tokens of all of them, small batches give the gradient of the large one."""
+    """Divided by the tokens of all batches."""
     hidden, projection = torch.randn(24, 8), torch.randn(C, 8, requires_grad=True)
     target = torch.randint(C, (24,))
     target[[0, 1, 2, 3, 9, 20]] = -100  # in unlike numbers

@@ -72,11 +72,10 @@ class AsyncState:
 
     @property
     def pending(self) -> bool:
-        """Whether a copy waits that an mbarrier announces."""
         return any(copy.barrier is not None for copy in self.bulk)
 
     def deliver(self) -> bool:
-        """Carry out announced copies: all, or a random one. False if there are none."""
+        """All, or a random one. False if there are none."""
         announced = [copy for copy in self.bulk if copy.barrier is not None]
         if not announced:
             return False
@@ -94,7 +93,7 @@ class AsyncState:
         self.check(barrier)
 
     def check(self, barrier: MBarrier) -> None:
-        """Begin the next phase if everyone has arrived and all bytes are there."""
+        """If everyone has arrived and all bytes are there."""
         if barrier.pending == 0 and barrier.bytes == 0:
             barrier.phase += 1
             barrier.pending = barrier.expected
@@ -108,7 +107,7 @@ class AsyncState:
         self.groups[lanes] += 1
 
     def wait(self, f: Frame, keep: int) -> None:
-        """Carry out the lanes' copies but those of their `keep` latest groups."""
+        """For all but the lanes' `keep` latest groups."""
         mine = np.zeros(self.machine.lane_count, bool)
         mine[f.lanes] = True
         remaining = []
@@ -161,7 +160,6 @@ class AsyncState:
             shared.known[offset:end] = 1
 
     def unfinished_in(self, blocks: Array) -> bool:
-        """Whether a bulk copy still uses the shared memory of one of these blocks."""
         owners = [o // self.machine.shared.stride for copy in self.bulk for o in copy.shared]
         return bool(np.isin(owners, blocks).any())
 

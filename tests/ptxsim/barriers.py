@@ -30,7 +30,7 @@ class BlockBarriers:
         self.voters = np.zeros(machine.lane_count, np.uint32)  # and voters
 
     def released(self, frame: Frame) -> Array | None:
-        """Mask of the lanes that were waiting and may go; None if there is none."""
+        """Returns a mask of the lanes that may go."""
         mask = self.state[frame.lanes] == _RELEASED
         return mask if mask.any() else None
 
@@ -38,8 +38,8 @@ class BlockBarriers:
         self.state[lanes] = _IDLE
 
     def arrive(self, i: Instruction, barrier: int, lanes: Array, expected: int | None) -> Array:
-        """Lanes arrive; returns a mask of them: those whose barrier is now complete. Those
-        that only arrive (bar.arrive) do not wait, whatever the mask."""
+        """Returns a mask of the lanes whose barrier is now complete. Those that only arrive
+        (bar.arrive) do not wait, whatever the mask."""
         machine = self.machine
         blocks = machine.block_of(lanes)
         if expected is not None:
@@ -68,14 +68,13 @@ class BlockBarriers:
                 machine.warn(i, "threads of a block met at different barrier instructions")
 
     def release(self) -> None:
-        """Open the barriers that wait for no one any more (after an exit or an arrival)."""
+        """After an exit or an arrival."""
         for barrier in self.arrived:
             complete = self._complete(barrier)
             if complete.any():
                 self._open(barrier, complete)
 
     def _complete(self, barrier: int) -> Array:
-        """Mask of the blocks whose barrier has all its threads."""
         arrived = self.arrived[barrier]
         need = self.expected.get(barrier, self.machine.living)
         done: Array = (arrived > 0) & (arrived >= need)
@@ -108,7 +107,7 @@ class ClusterBarriers:
         self.stamps = np.zeros(machine.lane_count, np.int64)  # when the barrier completed
 
     def arrive(self, frame: Frame) -> Array | None:
-        """Returns a mask of lanes that arrive twice, if there are any."""
+        """Returns a mask of lanes that arrive twice."""
         again: Array = self.state[frame.lanes] != 0
         if again.any():
             return again
@@ -119,7 +118,6 @@ class ClusterBarriers:
         return None
 
     def release(self) -> None:
-        """Complete the barriers at which all living threads have arrived."""
         machine = self.machine
         arrived = self.state == 1
         if not arrived.any():
@@ -135,7 +133,7 @@ class ClusterBarriers:
         machine.wake(through)
 
     def wait(self, frame: Frame) -> Array:
-        """State of lanes at the wait; those at 2 leave the barrier."""
+        """Those at 2 leave the barrier."""
         state = self.state[frame.lanes].copy()
         if (state == 2).all():
             lanes: Lanes = frame.lanes

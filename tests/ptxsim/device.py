@@ -9,7 +9,7 @@ DEFAULT_SHARED = 48 * 1024  # bytes of shared memory a block gets without opting
 
 @dataclass(frozen=True)
 class Device:
-    """What the launchers learn of the device that they believe to run on."""
+    """What the launchers learn of their device."""
 
     arch: int
     multiprocessors: int
@@ -58,7 +58,7 @@ class Device:
         }.get(number, 0)
 
     def active_blocks(self, threads: int, shared_bytes: int) -> int:
-        """Blocks that fit a multiprocessor by threads and shared memory (not registers)."""
+        """By threads and shared memory (not registers)."""
         by_shared = self.shared_per_multiprocessor // (shared_bytes + 1024)
         by_threads = self.threads_per_multiprocessor // threads
         return min(by_shared, by_threads, self.blocks_per_multiprocessor)

@@ -2,12 +2,12 @@
 
 
 class SimError(Exception):
-    """The kernel did something that is an error, or undefined, on a real device."""
+    """What is an error, or undefined, on a real device."""
 
 
 class LaunchError(SimError):
-    """The launch itself is refused: block too large, too much shared memory, a bad cluster."""
+    """Refused: block too large, too much shared memory, a bad cluster."""
 
 
 class UnsupportedError(SimError):
-    """The kernel uses a part of PTX that the simulator does not know."""
+    """A part of PTX that the simulator does not know."""

@@ -39,7 +39,6 @@ _MOST_MISSED = 0.4  # of all counts; usual are 0 to 8 %
 
 
 def machine_instructions(launch: Report, ptxas: str) -> int:
-    """Of all warps; `ptxas` is the assembler of the kernel's compiler."""
     blocks = machine_code(launch.module, launch.kernel, ptxas)
     code = launch.module.kernel(launch.kernel).body.code
     flow = passed(blocks, code, launch.executions)
@@ -117,8 +116,8 @@ class _Limits:
 def _terms(
     blocks: Sequence[MachineBlock], code: Sequence[Instruction], executions: Sequence[int]
 ) -> collections.Counter[_Term]:
-    """With the number of machine instructions that tell so. Those under a predicate do not: they
-    are issued with their block, however often PTX executes them."""
+    """With the number of machine instructions that tell so, but those under a predicate: they are
+    issued with their block, however often PTX executes them."""
     copies = collections.defaultdict[int, list[int]](list)  # by PTX instruction
     for number, block in enumerate(blocks):
         for i in block.code:

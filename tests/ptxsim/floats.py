@@ -17,18 +17,18 @@ _U16, _U32, _U64 = np.uint16, np.uint32, np.uint64
 
 
 def flushed(x: Array) -> Array:
-    """Subnormal float32 numbers as zeros of their sign (.ftz)."""
+    """Subnormals as zeros of their sign (.ftz)."""
     small = np.abs(x) < _F32_MIN
     return np.where(small, np.copysign(np.float32(0), x), x) if small.any() else x
 
 
 def saturated(x: Array) -> Array:
-    """Clamped to [0, 1], NaN to 0 (.sat)."""
+    """To [0, 1], NaN to 0 (.sat)."""
     return np.where(np.isnan(x), x.dtype.type(0), np.clip(x, 0, 1)).astype(x.dtype)
 
 
 def _odd(value: Array, error: Array) -> Array:
-    """A sum and its rounding error -> the sum rounded to odd."""
+    """Of a sum and its rounding error."""
     even = (value.view(_U64) & _U64(1)) == 0
     fix = even & (error != 0) & np.isfinite(value)
     if not fix.any():
@@ -55,7 +55,7 @@ def odd_fma(a: Array, b: Array, c: Array) -> Array:
 
 
 def fma32(a: Array, b: Array, c: Array) -> Array:
-    """Float32 fused multiply-add, rounded to nearest."""
+    """Rounded to nearest."""
     product = a.astype(np.float64) * b.astype(np.float64)
     addend = c.astype(np.float64)
     total = product + addend
@@ -90,7 +90,7 @@ def _exact_fma(a: float, b: float, c: float) -> float:
 
 
 def fma64(a: Array, b: Array, c: Array) -> Array:
-    """Float64 fused multiply-add (Boldo and Melquiond), exact in all ranges."""
+    """Boldo and Melquiond: exact in all ranges."""
     a, b, c = np.broadcast_arrays(a, b, c)
     high = a * b
     (a1, a2), (b1, b2) = _split(a), _split(b)
@@ -143,7 +143,6 @@ def bf16_from_f32(x: Array, mode: str = "rn") -> Array:
 
 
 def bf16_from_f64(x: Array, mode: str = "rn") -> Array:
-    """Float64 to bfloat16 with one rounding."""
     near = x.astype(np.float32)
     if mode == "rz":
         return bf16_from_f32(to_f32(x, "rz"), "rz")

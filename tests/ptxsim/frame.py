@@ -36,14 +36,12 @@ class Frame:
 
     @property
     def warps(self) -> int:
-        """How many warps have a lane here."""
         if not self._warps:
             self._warps = warps_of(self.lanes)
         return self._warps
 
     @property
     def index(self) -> Array:
-        """The machine's lane numbers of these lanes."""
         if self._index is None:
             self._index = index_of(self.lanes)
         return self._index
@@ -62,7 +60,7 @@ class Frame:
         return value if value.shape[0] == self.n else np.broadcast_to(value, (self.n,))
 
     def subset(self, chosen: Array, slots: Iterable[int]) -> Frame:
-        """The frame of some of these lanes (`chosen`: positions), with some registers."""
+        """`chosen` are positions; with some registers."""
         regs = {}
         for slot in slots:
             value = self.regs.get(slot)
@@ -71,7 +69,7 @@ class Frame:
         return Frame(self.machine, lanes_of(self.index[chosen]), chosen.size, regs)
 
     def merge(self, chosen: Array, part: Frame, slots: Iterable[int]) -> None:
-        """Take registers over from a subset."""
+        """From a subset."""
         for slot in slots:
             value = part.regs[slot]
             self.regs[slot] = merged(self.regs.get(slot), value, chosen, self.n)
@@ -87,5 +85,4 @@ def merged(old: Array | None, new: Array, where: Lanes, n: int) -> Array:
 
 
 def zero(type_: Type) -> Array:
-    """What a register holds that was never written."""
     return np.zeros(1, type_.dtype)

@@ -39,7 +39,6 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Bytes from the first to the end of the last element."""
         if 0 in self.shape:
             return 0
         return self.item + sum((n - 1) * s for n, s in zip(self.shape, self.steps, strict=True))
@@ -84,11 +83,9 @@ class Region(Store):
         self.writers: Array | None = None  # block number + 1, by granule
 
     def address_of(self, tensor: Any) -> int:
-        """The simulated address of a tensor that lies in the region."""
         return self.base + host_address(tensor) - self.host
 
     def holds(self, layout: Layout) -> bool:
-        """Whether all elements of a tensor are elements of the region's."""
         if not (self.host <= layout.host and layout.host + layout.size <= self.host + self.size):
             return False
         if self.valid is None or layout.size == 0:
@@ -97,14 +94,13 @@ class Region(Store):
         return bool(layout.elements(self.valid[first:], 1).all())
 
     def written(self, layout: Layout) -> bool:
-        """Whether every element of a tensor in the region has been written."""
         if self.known is None:
             raise ValueError("not registered as an output")
         first = (self.base - self.origin + layout.host - self.host) // self.granule
         return bool(layout.elements(self.known[first:], self.granule).all())
 
     def outside(self, addresses: Array, size: int) -> Array | None:
-        """Mask of accesses that leave the tensor; None if there is none."""
+        """A mask; None if there is none."""
         offsets = addresses - self.base
         bad = (offsets < 0) | (offsets + size > self.size)
         if self.valid is not None:
@@ -128,7 +124,7 @@ class Region(Store):
         return self.traffic
 
     def foreign(self, offsets: Array, size: int, blocks: Array) -> int:
-        """How many accesses touch a granule that another block wrote in this launch."""
+        """How many accesses touch what another block wrote in this launch."""
         if self.writers is None:
             return 0
         count = max(size // self.granule, 1)
@@ -158,12 +154,12 @@ class GlobalMemory:
         self._next = 1
 
     def add_bytes(self, data: Array, *, granule: int = 1) -> Region:
-        """A region over a buffer of the simulator's own."""
+        """Over a buffer of the simulator's own."""
         return self._add(host_address(data), data.nbytes, granule, True, data)
 
     def add(self, tensor: Any, *, initialised: bool = True) -> Region:
-        """The region of a torch tensor or numpy array; the one it lies in, if there is one. From
-        now on a pointer into both this region and others, of views of one tensor, means this."""
+        """A new region, or the one that the tensor lies in. From now on a pointer into both this
+        region and others, of views of one tensor, means this."""
         layout = Layout.of(tensor)
         found = self.holding(layout)
         if found is not None:
@@ -204,11 +200,10 @@ class GlobalMemory:
         self.recent.remove(region)
 
     def holding(self, layout: Layout) -> Region | None:
-        """The region of which a tensor is a part."""
         return next((region for region in reversed(self.recent) if region.holds(layout)), None)
 
     def containing(self, host: int) -> Region | None:
-        """The region over this byte of the host's memory."""
+        """Of the host's memory."""
         for region in reversed(self.recent):
             if region.host <= host < region.host + region.size:
                 return region
@@ -219,7 +214,7 @@ class GlobalMemory:
         return None if region is None else region.base + host - region.host
 
     def region_at(self, address: int) -> Region | None:
-        """The region whose tebibyte holds a simulated address."""
+        """Of a simulated address."""
         at = bisect_right(self.bases, address) - 1
         # Just below a base still belongs to that region: an index of -1 is its error.
         if at + 1 < len(self.bases) and self.bases[at + 1] - address < 1 << (_SPACING - 1):

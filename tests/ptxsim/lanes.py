@@ -13,13 +13,12 @@ Lanes = slice | Array
 
 
 def lanes_of(index: Array) -> Lanes:
-    """The set with these sorted indices (at least one)."""
     first, last = int(index[0]), int(index[-1])
     return slice(first, last + 1) if last - first + 1 == index.size else index
 
 
 def lanes_where(mask: Array) -> Lanes | None:
-    """The set where a mask over all lanes holds; None if it is empty."""
+    """None if it is empty."""
     index = np.flatnonzero(mask)
     return lanes_of(index) if index.size else None
 
@@ -33,7 +32,6 @@ def count_of(lanes: Lanes) -> int:
 
 
 def warps_of(lanes: Lanes) -> int:
-    """How many warps have a lane in the set."""
     if isinstance(lanes, slice):
         return ((int(lanes.stop) - 1) >> 5) - (int(lanes.start) >> 5) + 1
     warps = lanes >> 5
@@ -74,6 +72,6 @@ def split_range(lanes: Lanes, start: int, stop: int) -> tuple[Lanes | None, Lane
 
 
 def sorted_distinct(values: Array) -> Array:
-    """np.unique by sorting, which is many times faster for these sizes."""
+    """Many times faster than np.unique for these sizes."""
     values = np.sort(values)
     return values[np.append(True, values[1:] != values[:-1])] if values.size else values

@@ -80,11 +80,10 @@ class Sim:
         return self.tensor(tensor, initialised=False)
 
     def written(self, tensor: Any) -> bool:
-        """Whether every element of an `output` has been written."""
         return self.memory.written(tensor)
 
     def shared_bytes(self, kernel: str, dynamic: int) -> int:
-        """Shared memory of a block, static and dynamic."""
+        """Static and dynamic."""
         return _program(self.module, kernel).shared_bytes(dynamic)
 
     def launch(
@@ -202,7 +201,6 @@ def _by_instruction(program: Program, counters: Counters) -> list[int]:
 
 
 def _program(module: Module, name: str) -> Program:
-    """Compiled once for each kernel of a module."""
     kernel = module.kernel(name)
     if kernel.name not in module.programs:
         module.programs[kernel.name] = Program(module, kernel.name)

@@ -27,7 +27,7 @@ Dim = tuple[int, int, int]
 
 @dataclass
 class Launch:
-    """What the chunks of one launch have in common."""
+    """What its chunks have in common."""
 
     program: Program
     memory: GlobalMemory
@@ -95,11 +95,9 @@ class Machine:
         return self.specials[name]
 
     def block_of(self, lanes: Array) -> Array:
-        """The chunk's block number of lanes."""
         return self.lane_blocks[lanes]
 
     def shared_window(self, frame: Frame) -> Array:
-        """The shared-memory address of each lane's own block."""
         lanes = slice(1) if self.cluster_size == 1 else frame.lanes
         return self.windows[lanes].view(np.uint64)
 
@@ -131,7 +129,6 @@ class Machine:
     def fail(
         self, instruction: Instruction, why: str, lanes: Array, addresses: Array | None = None
     ) -> SimError:
-        """The error for the first of some lanes."""
         lane = int(lanes[0])
         block, thread = self.blocks[lane // self.lanes_per_block], lane % self.lanes_per_block
         at = "" if addresses is None else f" address {int(addresses[0]):#x}"
@@ -184,7 +181,6 @@ class Machine:
         block.finish(frame)
 
     def frame(self, block: Block, lanes: Lanes) -> Frame:
-        """The lanes with the registers that the block needs."""
         n = count_of(lanes)
         if n == self.lane_count:
             return Frame(self, lanes, n, self.file)
@@ -220,7 +216,6 @@ class Machine:
         return self.frame(block, ready.lanes)
 
     def go(self, pc: int, lanes: Lanes) -> None:
-        """These lanes continue at a block."""
         self.scheduler.add(pc, lanes)
 
     def park(self, pc: int, lanes: Lanes) -> None:
@@ -228,7 +223,7 @@ class Machine:
         self.parked[pc] = lanes if parked is None else union(parked, lanes)
 
     def wake(self, mask: Array) -> None:
-        """Parked lanes (a mask over all lanes) try their sync instruction again."""
+        """They try their sync instruction again; a mask over all lanes."""
         for pc, lanes in list(self.parked.items()):
             index = index_of(lanes)
             chosen = mask[index]
@@ -240,7 +235,6 @@ class Machine:
                 self.parked[pc] = lanes_of(index[~chosen])
 
     def exit(self, frame: Frame) -> None:
-        """These lanes end."""
         self.exited[frame.lanes] = True
         blocks = self.block_of(frame.index)
         self.living -= np.bincount(blocks, minlength=self.block_count)

@@ -112,7 +112,7 @@ def parse_operand(text: str, lookup: Lookup) -> Operand:
 
 
 def registers_in(operand: Operand, *, addresses: bool = True) -> list[Register]:
-    """Every register that an operand names; without `addresses`, none inside brackets."""
+    """Without `addresses`, none inside brackets."""
     if isinstance(operand, Register):
         return [operand]
     if isinstance(operand, Group):

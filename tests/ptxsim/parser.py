@@ -16,7 +16,7 @@ from .operands import split_operands
 
 
 class Variable(NamedTuple):
-    """A variable of the module or of a kernel, its size in bytes."""
+    """Of the module or of a kernel; its size in bytes."""
 
     space: str
     name: str
@@ -108,8 +108,6 @@ def _parameters(text: str) -> tuple[list[Parameter], int]:
 
 
 class Module:
-    """A PTX module: its kernels by name and its variables."""
-
     def __init__(self, text: str) -> None:
         target = re.search(r"\.target\s+(sm_(\d+)(\w?))", text)
         self.target = target[1] if target else ""
@@ -146,7 +144,7 @@ class Module:
         return found
 
     def kernel(self, name: str) -> Kernel:
-        """The kernel with that name, or the only one whose (mangled) name contains it."""
+        """By its name, or the only one whose (mangled) name contains it."""
         if name in self.kernels:
             return self.kernels[name]
         found = [kernel for key, kernel in self.kernels.items() if name in key]

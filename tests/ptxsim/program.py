@@ -23,7 +23,7 @@ _BARRIERS = ("bar", "barrier")
 
 @dataclass
 class Block:
-    """Instructions that the same lanes execute one after the other."""
+    """Executed by the same lanes."""
 
     start: int
     end: int
@@ -71,7 +71,7 @@ def _slots(mask: int) -> tuple[int, ...]:
 
 
 def _layout(variables: list[tuple[str, int, int]], start: int = 0) -> tuple[dict[str, int], int]:
-    """Offsets of (name, size, alignment)s laid out one after the other, and the end."""
+    """Offsets of (name, size, alignment)s, and the end."""
     offsets, end = {}, start
     for name, size, align in variables:
         offsets[name] = -(-end // align) * align
@@ -80,7 +80,7 @@ def _layout(variables: list[tuple[str, int, int]], start: int = 0) -> tuple[dict
 
 
 class Program:
-    """One kernel, ready to run. It holds nothing of a launch, so launches can share it."""
+    """Ready to run. It holds nothing of a launch, so launches can share it."""
 
     def __init__(self, module: Module, name: str) -> None:
         self.kernel = module.kernel(name)
@@ -104,7 +104,7 @@ class Program:
         self._compile()
 
     def shared_bytes(self, dynamic: int) -> int:
-        """Shared memory of a block, static and dynamic."""
+        """Static and dynamic."""
         return self.dynamic_start + dynamic if dynamic else self.static_shared
 
     def _shared_granule(self) -> int:
@@ -189,7 +189,6 @@ class Program:
             live = (live & ~self.defines[pc]) | self.uses[pc]
 
     def _guarded(self, instruction: Instruction, step: Step) -> Step:
-        """The step for the lanes whose guard holds."""
         assert instruction.guard is not None
         guard = self.access.read(instruction.guard, instruction.guard.type)
         needed = _slots(self.uses[instruction.pc])

@@ -45,12 +45,11 @@ class RaceDetector:
         self.reads = np.zeros(size >> self.shift, _STAMP)
 
     def advance(self) -> int:
-        """A barrier releases: the stamp before which everything is over."""
+        """The stamp before which everything is over."""
         self.now += 1
         return self.now << _LANE_BITS
 
     def leave_barrier(self, lanes: Lanes, stamp: int | Array, *, scope: str = "block") -> None:
-        """These lanes are past a barrier of their warp, block or cluster."""
         self.since_warp[lanes] = stamp
         if scope != "warp":
             self.since_block[lanes] = stamp
@@ -58,7 +57,7 @@ class RaceDetector:
             self.since_cluster[lanes] = stamp
 
     def arrive_cluster(self, lanes: Lanes) -> None:
-        """Accesses after the arrival are not ordered by this cluster barrier."""
+        """Does not order accesses after the arrival."""
         self.arrived_cluster[lanes] = self.now << _LANE_BITS | _LANE
         self.now += 1
 
@@ -81,7 +80,7 @@ class RaceDetector:
         return table.take(offsets // (count * self.granule), axis=0)
 
     def _write_rows(self, stamps: Array, offsets: Array, size: int, values: Array) -> Array | None:
-        """Stamp the words; mask of the lanes that were not the last to do so."""
+        """Returns a mask of the lanes that were not the last to do so."""
         count = max(size >> self.shift, 1)
         at = (offsets >> self.shift) * 8
         rows = np.repeat(values, count).reshape(-1, count)
@@ -121,7 +120,7 @@ class RaceDetector:
         return bad if bad.any() else None
 
     def read(self, frame: Frame, offsets: Array, size: int) -> Array | None:
-        """Note reads; mask of the lanes that race."""
+        """Returns a mask of the lanes that race."""
         lanes = frame.index
         bad = self._conflicts(frame, self._rows(self.writes, offsets, size), lanes, atomic=False)
         if bad is not None:
@@ -145,8 +144,8 @@ class RaceDetector:
         atomic: bool = False,
         changes: Callable[[], Array] | None = None,
     ) -> Array | None:
-        """Note writes; mask of the lanes that race. `changes` masks those that write
-        something new: what is there already may be written twice."""
+        """Returns a mask of the lanes that race. `changes` masks those that write something new:
+        what is there already may be written twice."""
         lanes = frame.index
         for stamps in (self.writes, self.reads):
             rows = self._rows(stamps, offsets, size)

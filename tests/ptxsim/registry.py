@@ -29,7 +29,7 @@ _syncs: dict[str, SyncBuilder] = {}
 
 
 def op(*names: str) -> Callable[[Builder], Builder]:
-    """Register a function that compiles these opcodes to a step."""
+    """The function compiles these opcodes to a step."""
 
     def register(builder: Builder) -> Builder:
         _builders.update(dict.fromkeys(names, builder))
@@ -39,7 +39,7 @@ def op(*names: str) -> Callable[[Builder], Builder]:
 
 
 def sync(*names: str) -> Callable[[SyncBuilder], SyncBuilder]:
-    """Register a function that says whether and how these opcodes wait."""
+    """The function says whether and how these opcodes wait."""
 
     def register(builder: SyncBuilder) -> SyncBuilder:
         _syncs.update(dict.fromkeys(names, builder))

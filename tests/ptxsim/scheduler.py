@@ -37,7 +37,7 @@ class Scheduler:
         self.runnable[pc] = lanes if present is None else union(present, lanes)
 
     def take(self) -> tuple[int, Lanes]:
-        """Remove and return the next lanes and where they are."""
+        """The next lanes and where they are."""
         self.steps += 1
         if self.random:
             return self._take_random()
@@ -64,7 +64,7 @@ class Scheduler:
             self.budget = 0
 
     def _favour(self) -> None:
-        """Favour a few warps around a random runnable lane."""
+        """A few warps around a random runnable lane."""
         pcs = list(self.runnable)
         lanes = self.runnable[pcs[int(self.rng.integers(len(pcs)))]]
         seed = int(index_of(lanes)[int(self.rng.integers(count_of(lanes)))]) >> 5

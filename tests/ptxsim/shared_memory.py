@@ -58,13 +58,13 @@ class SharedMemory(Store):
         return block * self.stride + offset, None
 
     def flight_map(self) -> Array:
-        """For each byte, what an asynchronous copy still does with it."""
+        """Of each byte: what a copy still does with it."""
         if self.flight is None:
             self.flight = np.zeros(self.data.size, np.uint8)
         return self.flight
 
     def in_flight(self, offsets: Array, size: int, *, write: bool) -> Array | None:
-        """Mask of accesses to bytes that an asynchronous copy still uses."""
+        """A mask of accesses to bytes that an asynchronous copy still uses."""
         if self.flight is None:
             return None
         state = gather(self.flight, offsets, size, np.dtype(np.uint8))

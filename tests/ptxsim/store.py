@@ -11,7 +11,7 @@ _ONES = {size: np.frombuffer(b"\1" * size, CONTAINER[size])[0] for size in (1, 2
 
 
 def aligned_zeros(size: int) -> Array:
-    """Zeroed bytes on a boundary of 64, their number a multiple of 64."""
+    """On a boundary of 64, their number a multiple of 64."""
     size = -(-max(size, 1) // _ALIGNED) * _ALIGNED
     raw = np.zeros(size + _ALIGNED, np.uint8)
     start = -raw.ctypes.data % _ALIGNED
@@ -19,7 +19,7 @@ def aligned_zeros(size: int) -> Array:
 
 
 def gather(data: Array, offsets: Array, size: int, dtype: np.dtype[np.generic]) -> Array:
-    """Elements of `size` bytes at byte offsets: (n, size // itemsize), rows contiguous."""
+    """(n, size // itemsize), rows contiguous."""
     table = data.view(dtype).reshape(-1, size // dtype.itemsize)
     return table.take(offsets >> (size.bit_length() - 1), axis=0)
 
@@ -36,7 +36,6 @@ def scatter(data: Array, offsets: Array, rows: Array) -> None:
 
 
 def scatter_constant(data: Array, offsets: Array, size: int, value: int) -> None:
-    """Set `size` bytes at each offset to `value`."""
     scatter(data, offsets, np.full((offsets.size, size), value, np.uint8))
 
 
@@ -49,7 +48,7 @@ class Store:
         self.known: Array | None = None if initialised else aligned_zeros(data.size // granule)
 
     def missing(self, offsets: Array, size: int) -> Array | None:
-        """Mask of the accesses that touch a granule never written; None if there is none."""
+        """A mask of accesses to what was never written; None if there is none."""
         if self.known is None:
             return None
         count = max(size // self.granule, 1)
@@ -73,12 +72,12 @@ class Store:
 
 
 def increasing(offsets: Array) -> bool:
-    """Whether the offsets are in order, and so all different (true of most accesses)."""
+    """And so all different (true of most accesses)."""
     return bool((offsets[1:] > offsets[:-1]).all())
 
 
 def disagreeing(data: Array, offsets: Array, rows: Array) -> Array | None:
-    """After a scatter: the rows that another lane overwrote with a different value."""
+    """After a scatter: rows that another lane overwrote."""
     if increasing(offsets):
         return None
     lost = differing(data, offsets, rows)
@@ -86,7 +85,6 @@ def disagreeing(data: Array, offsets: Array, rows: Array) -> Array | None:
 
 
 def differing(data: Array, offsets: Array, rows: Array) -> Array:
-    """Mask of the rows that are not what memory holds."""
     size = rows.itemsize * rows.shape[1]
     unit = CONTAINER[min(size, 8)]
     mask: Array = (gather(data, offsets, size, unit) != rows.view(unit)).any(axis=1)

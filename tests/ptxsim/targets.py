@@ -31,7 +31,6 @@ class Target:
     offsets: Array
 
     def lanes(self, mask: Array) -> Array:
-        """The lane numbers behind a mask over the offsets."""
         index = self.frame.index
         return index[:1] if mask.shape[0] != index.shape[0] else index[mask]
 
@@ -39,8 +38,8 @@ class Target:
 def resolve(
     i: Instruction, f: Frame, space: str, addresses: Array, size: int, *, write: bool
 ) -> Iterator[Target]:
-    """The places that the lanes address, after the checks of alignment, bounds and asynchronous
-    copies; more than one where the lanes go to different spaces or tensors."""
+    """After the checks of alignment, bounds and asynchronous copies; several where the lanes go to
+    different spaces or tensors."""
     if size > 1 and int(np.bitwise_or.reduce(addresses)) & (size - 1):
         bad = (addresses & (size - 1)) != 0
         raise _fault(i, f, f"misaligned {size}-byte access", addresses, bad)
@@ -68,7 +67,6 @@ def _fault(i: Instruction, f: Frame, why: str, addresses: Array, bad: Array) -> 
 
 
 def _spaces(f: Frame, addresses: Array) -> Iterator[tuple[Frame, Array | None, str, Array]]:
-    """Generic addresses by the window they lie in, which is taken off."""
     low, high = int(addresses.min()), int(addresses.max())
     windows = (
         ("global", -(1 << 62), GENERIC_SHARED),
@@ -151,8 +149,8 @@ def _local(i: Instruction, f: Frame, addresses: Array, size: int) -> Target:
 
 
 def checked_read(i: Instruction, target: Target, size: int, *, ordered: bool = False) -> None:
-    """Count a read, and check for races and uninitialised memory. `ordered`: volatile or
-    acquiring, so another block's writes may be meant."""
+    """Counted, and checked for races and uninitialised memory. `ordered`: volatile or acquiring, so
+    another block's writes may be meant."""
     f, store, offsets, machine = target.frame, target.store, target.offsets, target.frame.machine
     if isinstance(store, SharedMemory) and store.races is not None:
         race = store.races.read(f, offsets, size)
@@ -187,7 +185,7 @@ def count_access(i: Instruction, target: Target, size: int, *, write: bool) -> N
 
 
 def checked_write(i: Instruction, target: Target, rows: Array) -> None:
-    """Store rows (n, k), with the checks for races and disagreeing lanes."""
+    """Rows (n, k), with the checks for races and disagreeing lanes."""
     f, store, offsets, machine = target.frame, target.store, target.offsets, target.frame.machine
     size = rows.itemsize * rows.shape[1]
     if isinstance(store, SharedMemory) and store.races is not None:

@@ -49,7 +49,7 @@ def test_shared_memory_races(partner: int, body: str, message: str | None, sched
 
 
 def test_halves_of_a_word_do_not_race() -> None:
-    """Neighbouring threads store 16-bit elements, as bfloat16 kernels do."""
+    """As in bfloat16 kernels."""
     out = buffer(THREADS, "u2")
     body = """.shared .align 4 .b8 s[256]; mov.u32 %r0, s; mad.lo.u32 %r1, %r29, 2, %r0;
         cvt.u16.u32 %h0, %r29; st.shared.b16 [%r1], %h0; ld.shared.b16 %h1, [%r1];
@@ -109,7 +109,7 @@ def test_unknown_instructions_are_refused(code: str) -> None:
 
 
 def test_chunks_change_nothing() -> None:
-    """How many threads run as one vector changes neither results nor counts."""
+    """Neither results nor counts."""
     columns, rows = 100, 50
     x = buffer(rows * columns, "f4")
     x[:] = np.random.default_rng(0).standard_normal(x.size)

@@ -43,7 +43,7 @@ def test_sum_over_the_cluster(size: int, sched: str) -> None:
 
 
 def test_cluster_coordinates() -> None:
-    """Ranks and coordinates of a 4 x 6 grid in clusters of 2 x 3."""
+    """A 4 x 6 grid in clusters of 2 x 3."""
     out = buffer(24 * 64 * 4, "u4")
     body = """
         mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ctaid.y; mad.lo.u32 %r4, %r3, 4, %r2;
@@ -74,7 +74,7 @@ def test_missing_first_sync(sched: str) -> None:
 
 @pytest.mark.parametrize("sched", ["minpc", "random"])
 def test_missing_last_sync(sched: str) -> None:
-    """A block may end while others still read its shared memory: seen whoever is first."""
+    """A block ends while others read its shared memory: seen whoever is first."""
     body = SUM.format(first=SYNC, last="")
     seen = set()
     for seed in range(8):
@@ -86,7 +86,6 @@ def test_missing_last_sync(sched: str) -> None:
 
 @pytest.mark.parametrize("sched", ["minpc", "random"])
 def test_stores_to_another_block(sched: str) -> None:
-    """Each block writes into the next one's memory, which reads it after the barrier."""
     body = """
         mov.u32 %r2, %cluster_ctarank; add.u32 %r3, %r2, 1; and.b32 %r3, %r3, 3;
         mapa.shared::cluster.u32 %r4, %r1, %r3; mad.lo.u32 %r5, %r2, 1000, %r29; {ready}
@@ -169,7 +168,7 @@ def test_multicast_and_remote_arrivals(sched: str) -> None:
 
 @pytest.mark.parametrize("sched", ["minpc", "random"])
 def test_a_store_that_arrives_later(sched: str) -> None:
-    """st.async: each thread sends its number to the other block, which waits for 256 bytes."""
+    """st.async: the other block waits for 256 bytes."""
     out = buffer(128, "u4")
     body = """.shared .align 8 .b8 m[8]; mov.u32 %r2, m; setp.eq.u32 %p0, %r29, 0;
         @%p0 mbarrier.init.shared.b64 [%r2], 1;

@@ -41,7 +41,7 @@ def test_copy_with_every_width(load: str, registers: str, size: int, qualifier: 
 
 
 def test_parameters_are_not_global_memory() -> None:
-    """Nor are they counted as such where they are read through a pointer."""
+    """Nor counted as such through a pointer."""
     body = "mov.b64 %l0, p1; ld.param.u64 %l1, [%l0]; st.global.u64 [%l16], %l1;"
     out, other = buffer(1, "u8"), buffer(1, "u8")
     report = Sim(kernel(body, 2)).launch("k", 1, 1, [out, other])
@@ -68,7 +68,6 @@ def test_signs_and_narrow_registers() -> None:
 
 
 def test_generic_addresses_go_to_any_space() -> None:
-    """Odd lanes write to global memory, even ones to shared, then each reads its own."""
     target = np.zeros(THREADS, "u4")
     body = """.shared .align 4 .b8 s[512];
         mad.wide.u32 %l0, %r29, 4, %l16; mov.u64 %l1, s; cvta.shared.u64 %l2, %l1;
@@ -147,7 +146,7 @@ def test_barrier_with_a_vote() -> None:
 
 
 def test_named_barriers_of_half_a_block() -> None:
-    """Each half of the block exchanges through shared memory behind a barrier of its own."""
+    """Each half has a barrier of its own."""
     target = np.zeros(THREADS, "u4")
     body = """.shared .align 4 .b8 s[512]; mov.u32 %r0, s; mad.lo.u32 %r1, %r29, 4, %r0;
         st.shared.b32 [%r1], %r29; shr.u32 %r2, %r29, 6; add.u32 %r2, %r2, 1;
@@ -159,7 +158,6 @@ def test_named_barriers_of_half_a_block() -> None:
 
 
 def test_sectors() -> None:
-    """A warp of 4-byte loads touches 4 sectors if aligned, 5 if not, 32 with a stride of 32."""
     for stride, shift, sectors in ((4, 0, 4), (4, 1, 5), (8, 0, 8), (32, 0, 32), (0, 0, 1)):
         source, target = buffer(2048, "f4", shift=shift), buffer(32, "f4")
         body = f"""mad.wide.u32 %l0, %r29, {stride}, %l16; ld.global.b32 %r0, [%l0];
@@ -190,7 +188,7 @@ def test_bank_conflicts(width: str, stride: int, extra: int) -> None:
 
 
 def test_strided_tensors_have_holes() -> None:
-    """A tensor's memory is only its elements: a store between two rows is out of bounds."""
+    """A store between two rows is out of bounds."""
     base = torch.zeros(4, 40)
     view = base[:, :32]
     body = "mad.wide.u32 %l0, %r29, 4, %l16; st.global.b32 [%l0], %r29;"
@@ -218,7 +216,7 @@ def test_views_of_one_tensor_that_overlap() -> None:
 
 
 def test_rows_that_lie_further_apart_than_32_bits() -> None:
-    """Two rows in 8 GiB of address space, of which only the rows are ever touched."""
+    """In 8 GiB, of which only the rows are ever touched."""
     columns, stride = 256, (1 << 32) + (1 << 19)
     base = np.empty(stride + columns, "u2")
     x = np.lib.stride_tricks.as_strided(base, (2, columns), (2 * stride, 2))

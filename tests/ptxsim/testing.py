@@ -56,7 +56,7 @@ def launch(
     arch: int = 100,
     **options: Any,
 ) -> Report:
-    """A kernel of this body; the options are those of Sim."""
+    """Options are those of Sim."""
     sim = Sim(kernel(body, len(args), outside=outside, arch=arch), **options)
     return sim.launch("k", grid, block, args, smem=smem)
 
@@ -101,7 +101,7 @@ def numbers(n: int, kind: str = "f4") -> Array:
 
 
 def sample(kind: Any, n: int = 1500, seed: int = 0) -> Array:
-    """Random bit patterns of a numpy type, every special value of it, and ordinary numbers."""
+    """Random bits, every special value, and ordinary numbers."""
     kind, rng = np.dtype(kind), np.random.default_rng(seed)
     bits = np.dtype(f"u{kind.itemsize}")
     patterns = rng.integers(0, np.iinfo(bits).max, n, bits, endpoint=True).view(kind)
@@ -125,7 +125,7 @@ def pair(kind: Any) -> tuple[Array, Array]:
 
 
 def same(result: Array, expected: Array) -> bool:
-    """Equal bit for bit, except that any NaN equals any other."""
+    """Bit for bit; any NaN equals any other."""
     result, expected = np.broadcast_arrays(result, expected)
     if result.dtype.kind == "f":
         nan = np.isnan(result) & np.isnan(expected)

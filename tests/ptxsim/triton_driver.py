@@ -30,7 +30,7 @@ _modules: dict[str, Module] = {}  # by PTX text: parsed once a process
 
 
 class TritonGpu:
-    """The simulated device, and the driver that Triton sees."""
+    """Both the simulated device and Triton's driver."""
 
     def __init__(self, device: Device, options: dict[str, Any]) -> None:
         self.device, self.options = device, options
@@ -45,11 +45,9 @@ class TritonGpu:
             _devices.append(device)
 
     def output(self, tensor: Any) -> None:
-        """To read an element of this tensor before it is written is an error."""
         self.memory.add(tensor, initialised=False)
 
     def written(self, tensor: Any) -> bool:
-        """Whether every element of an `output` has been written."""
         return self.memory.written(tensor)
 
     def sim(self, ptx: str) -> Sim:
@@ -102,7 +100,7 @@ class _Utils:
 
 
 class _Launcher:
-    """Kept with the compiled kernel; launches on the device that is active at the time."""
+    """Launches on the device that is active at the time."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
         self.metadata = metadata
@@ -166,7 +164,7 @@ def _until_ptx(
 
 @contextlib.contextmanager
 def simulated_triton(device: Device | int, **options: Any) -> Iterator[TritonGpu]:
-    """Within the context Triton's launches run in the simulator; options are those of Sim."""
+    """Options are those of Sim."""
     gpu = TritonGpu(Device.of(device) if isinstance(device, int) else device, options)
     before, launch_metadata = triton.runtime.driver._active, CompiledKernel.launch_metadata
     triton.runtime.driver.set_active(gpu)

@@ -23,7 +23,6 @@ GENERIC_LOCAL = 1 << 61
 
 
 def immediate(text: str, type_: Type) -> Array:
-    """A literal as an array of one element."""
     one = np.empty(1, type_.dtype)
     prefix, digits = text[:2].lower(), text[2:]
     if prefix in ("0f", "0d") and len(digits) in (8, 16):
@@ -58,13 +57,12 @@ class Symbols:
 
 
 class Access:
-    """Makes the readers and writers of one kernel's operands."""
+    """Readers and writers of one kernel's operands."""
 
     def __init__(self, symbols: Symbols) -> None:
         self.symbols = symbols
 
     def read(self, operand: Operand, type_: Type) -> Read:
-        """Reader of an operand as `type_`'s numpy dtype."""
         if isinstance(operand, Register):
             return _read_register(operand, type_)
         if isinstance(operand, Immediate):
@@ -92,7 +90,6 @@ class Access:
         return read_global
 
     def address(self, operand: Operand) -> Read:
-        """Reader of an address as int64."""
         if not isinstance(operand, Address):
             raise UnsupportedError(f"not an address: {operand}")
         offset = operand.offset
@@ -109,7 +106,7 @@ class Access:
         return lambda f: read(f).astype(np.int64) + offset
 
     def write(self, operand: Operand, type_: Type) -> Write:
-        """Writer of an array of `type_` into a register, extended to the register's width."""
+        """Extended to the register's width."""
         if isinstance(operand, Sink):
             return lambda f, value: None
         if not isinstance(operand, Register):
@@ -136,7 +133,7 @@ class Access:
 
 
 def items(operand: Operand) -> tuple[Operand, ...]:
-    """The members of a vector or pair; a single operand is a group of one."""
+    """A single operand is a group of one."""
     return operand.items if isinstance(operand, Group) else (operand,)
 
 

@@ -81,7 +81,7 @@ def logits_one_too_far(rows, span, ALIGNED: tl.constexpr = False):
 def test_a_fault_in_the_kernel_is_seen(
     layout: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the end of a row: of the last one, or of each where there is memory between them."""
+    """Of the last row, or of each where there is memory between them."""
     case = Case("one too far", layout=layout)
     check_case(case, ops)
     monkeypatch.setattr(kernels, "given_at", logits_one_too_far)
@@ -93,12 +93,12 @@ def test_a_fault_in_the_kernel_is_seen(
 
 
 def quarters(rows: int, classes: int, *_: Any, **__: Any) -> Tile:
-    """Three or four tiles a row, however short: to the interpreter longer rows only take longer."""
+    """However short: to the interpreter longer rows only take longer."""
     return Tile(rows, max(1, triton.next_power_of_2(classes) // 4), 128)
 
 
 def in_tiles(processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one program a row, or several."""
+    """Or by several programs."""
     monkeypatch.setattr("labelsmooth._backends.triton.plan.tile_of", quarters)
     monkeypatch.setattr(ops, "tile_of", quarters)
     monkeypatch.setattr(call, "gpu_of", lambda device: Gpu(processors, 32))
@@ -181,7 +181,7 @@ def test_rows_over_ranks_in_tiles(
 @pytest.mark.parametrize("case", HANDED_ON_TO_RANKS, ids=str)
 @pytest.mark.parametrize("partial", [native, ops], ids=["partial native", "partial triton"])
 def test_parts_are_those_of_the_compiled_kernels(partial: Any, case: Case) -> None:
-    """Made by one backend, combined by the other; by one rank, too."""
+    """Either backend combines the other's; by one rank, too."""
     combine = native if partial is ops else ops
     mixed = SimpleNamespace(
         partial=partial.partial, combine=combine.combine, backward=combine.backward

@@ -34,7 +34,7 @@ def plan_of(
     stride: int | None = None,
     largest_cluster: int = 16,
 ) -> Plan:
-    """The tensors are of no memory: a plan looks at addresses and strides alone."""
+    """Of no memory: a plan looks at addresses and strides alone."""
 
     def matrix(dtype: torch.dtype) -> Tensor:
         return torch.empty(1, dtype=dtype).expand(rows, classes)
@@ -148,7 +148,7 @@ def test_few_long_rows_are_cut_into_parts() -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_lanes_of_short_rows(arch: int) -> None:
-    """Few lanes a row where rows are many, so that each has chunks to share what it does once."""
+    """Few where rows are many, so that each has chunks to share what it does once."""
     assert plan_of(arch, 100000, 1000).lanes == 16
     assert plan_of(arch, 100000, 1000, torch.float32).lanes == 16
     assert plan_of(arch, 100000, 100).lanes == 4
@@ -178,7 +178,7 @@ def test_clusters_that_there_is_no_room_for(
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_few_rows_fill_the_device(arch: int) -> None:
-    """64 rows of 262144 classes: two blocks at least for each multiprocessor."""
+    """Two blocks at least for each multiprocessor."""
     multiprocessors = Device.of(arch).multiprocessors
     for gradient, forward in ((True, True), (False, True), (True, False)):
         plan = plan_of(arch, 64, 262144, gradient=gradient, forward=forward)
@@ -188,14 +188,14 @@ def test_few_rows_fill_the_device(arch: int) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_many_rows_are_not_spread(arch: int) -> None:
-    """A row that one block holds is one block's where there are rows enough for all."""
+    """Where there are rows enough for all."""
     assert plan_of(arch, 8192, 16000).cluster == 1
     assert plan_of(arch, 8192, 2064).cluster == 1
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_rows_that_need_no_holding(arch: int) -> None:
-    """With the gradient in another call there is nothing to hold a row for."""
+    """The gradient is made in another call."""
     assert plan_of(arch, 64, 32000, gradient=False).kernel == "parts"
     assert plan_of(arch, 64, 32000, forward=False).kernel == "parts"
     assert plan_of(arch, 64, 32000, forward=False, probs=torch.float32).kernel == "parts"
@@ -235,7 +235,7 @@ def test_launches(
     blocks: int,
     cluster: int,
 ) -> None:
-    """What the launchers learn of the device is what the plans above were made of."""
+    """The launchers learn of the device what the plans above were made of."""
     gpu = simulated_cuda(arch)
     problem = Case("launch", dtype=torch.bfloat16, shape=shape, **fields).make()
     gpu.forward(problem.inputs, problem.options, with_grad=True)

@@ -160,7 +160,7 @@ def test_plans_fit_the_device(arch: int, dtype: torch.dtype) -> None:
 def test_a_few_positions_fill_the_device(
     arch: int, dtype: torch.dtype, fields: dict[str, Any]
 ) -> None:
-    """64 positions of 50257 classes: blocks on three of four multiprocessors at least."""
+    """Three of four multiprocessors at least."""
     shape = (1, 50257, 64)
     plan = strided_plan(arch, shape, dtype, **fields)
     assert 4 * blocks(plan, shape) >= 3 * Device.of(arch).multiprocessors
@@ -175,7 +175,7 @@ def test_many_positions_are_read_by_whole_sectors(arch: int, dtype: torch.dtype)
 
 
 def test_threads_lie_along_what_is_nearer() -> None:
-    """Every 2nd class: the rows are further apart, and a block takes one by itself."""
+    """Every 2nd class: a block takes a row by itself."""
     logits = torch.empty((512, 20000), dtype=BF16, device="meta")[:, ::2]
     problem = problem_of(Inputs(logits, torch.empty(512, dtype=torch.int64)), Options())
     problem.logits.data = problem.target = problem.loss = 1 << 20

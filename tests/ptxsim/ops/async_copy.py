@@ -89,7 +89,6 @@ def _thread_copy(i: Instruction, access: Access) -> Step:
 def _single(
     i: Instruction, f: Frame, space: str, addresses: Array, size: int, *, write: bool
 ) -> Target:
-    """The one place that the lanes' addresses lie in."""
     targets = list(resolve(i, f, space, addresses, size, write=write))
     if len(targets) != 1:
         raise unsupported(i)
@@ -97,7 +96,7 @@ def _single(
 
 
 def _claim_shared(i: Instruction, target: Target, size: int) -> None:
-    """The copy's write to shared memory must be ordered after other threads' accesses."""
+    """After other threads' accesses."""
     races = target.frame.machine.shared.races
     if races is not None:
         bad = races.write(target.frame, target.offsets, size)
@@ -143,7 +142,6 @@ def _bulk(i: Instruction, access: Access) -> Step:
 
 
 def _multicast(address: int, key: int | None, blocks: int) -> list[tuple[int, int | None]]:
-    """The same offsets in each block of a mask."""
     window = 0xFF << RANK_SHIFT
     ranks = [rank for rank in range(16) if blocks >> rank & 1]
 

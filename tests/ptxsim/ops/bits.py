@@ -28,7 +28,7 @@ for _name, _fn in {
 
 @op("lop3")
 def lop3(i: Instruction, access: Access) -> Step:
-    """Any function of three bits, given as its table of eight results."""
+    """A function of three bits, by its table of eight results."""
     table_text = i.operands[4]
     if not isinstance(table_text, Immediate) or i.has("BoolOp", "and", "or"):
         raise unsupported(i)
@@ -84,7 +84,7 @@ def shf(i: Instruction, access: Access) -> Step:
 
 @op("prmt")
 def prmt(i: Instruction, access: Access) -> Step:
-    """Choose four of the eight bytes of two registers, or copies of their signs."""
+    """Four of the eight bytes of two registers, or copies of their signs."""
     if not set(i.mods) <= {"b32"}:
         raise unsupported(i)
 
@@ -104,7 +104,7 @@ def prmt(i: Instruction, access: Access) -> Step:
 
 @op("bfe")
 def bfe(i: Instruction, access: Access) -> Step:
-    """Extract a bit field, sign-extended for signed types."""
+    """A bit field, sign-extended for signed types."""
     bits, signed = i.type.bits, i.type.kind == "s"
 
     def fn(x: Array, start: Array, length: Array) -> Array:
@@ -121,7 +121,7 @@ def bfe(i: Instruction, access: Access) -> Step:
 
 @op("bfi")
 def bfi(i: Instruction, access: Access) -> Step:
-    """Insert the low bits of the first source into the second."""
+    """The low bits of the first source into the second."""
     bits = i.type.bits
 
     def fn(x: Array, y: Array, start: Array, length: Array) -> Array:
@@ -141,7 +141,7 @@ def popc(i: Instruction, access: Access) -> Step:
 
 
 def _highest(x: Array) -> Array:
-    """Position of the highest set bit; -1 if there is none."""
+    """-1 if there is none."""
     wide = x.astype(_U64)
     position = np.full(x.shape, -1, np.int32)
     for step in (32, 16, 8, 4, 2, 1):
@@ -176,6 +176,6 @@ def bfind(i: Instruction, access: Access) -> Step:
 
 @op("brev")
 def brev(i: Instruction, access: Access) -> Step:
-    """Reverse the bits: those of each byte, then the bytes."""
+    """The bits of each byte, then the bytes."""
     byte = np.array([int(f"{b:08b}"[::-1], 2) for b in range(256)], np.uint8)
     return simple(i, access, lambda x: byte[x.view(np.uint8)].view(x.dtype).byteswap())

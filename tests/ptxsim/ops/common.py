@@ -45,7 +45,7 @@ def simple(
     types: Sequence[Type] | None = None,
     result: Type | None = None,
 ) -> Step:
-    """destination = fn(sources), each source read as its type (default: the instruction's)."""
+    """Each source is read as its type (default: the instruction's)."""
     types = types or [i.type] * (len(i.operands) - 1)
     reads = [access.read(o, t) for o, t in zip(i.operands[1:], types, strict=True)]
     return step_of(access.write(i.operands[0], result or i.type), fn, reads)
@@ -56,7 +56,6 @@ def rounding(i: Instruction) -> str:
 
 
 def widened(x: Array, type_: Type) -> Array:
-    """Any floating type to float64, exactly."""
     return (f32_from_bf16(x) if type_.kind == "bf" else x).astype(np.float64)
 
 
@@ -91,7 +90,7 @@ def _with_modifiers(i: Instruction, fn: Function, element: Type) -> Function:
 
 
 def on_pairs(fn: Function, element: Type, dtype: np.dtype[np.generic]) -> Function:
-    """A function on elements as one on registers that pack two of them."""
+    """Registers pack two elements."""
 
     def packed(*x: Array) -> Array:
         halves = [np.ascontiguousarray(v).view(element.dtype).reshape(-1, 2) for v in x]
@@ -133,7 +132,7 @@ def float_op(i: Instruction, access: Access, native: Function, exact: Function) 
 
 
 def mixed_sources(i: Instruction, access: Access) -> list[Read]:
-    """Sources of a mixed-precision instruction, as float32."""
+    """As float32."""
     wide, narrow = i.types
     reads = [access.read(o, narrow) for o in i.operands[1:-1]]
 
@@ -159,7 +158,7 @@ def pick(condition: Array, yes: Array, no: Array) -> Array:
 
 
 def warp_bits(frame: Frame, flags: Array) -> Array:
-    """For each lane of the frame, the warp's lanes whose flag is set, as a 32-bit mask."""
+    """Of each lane's warp: those whose flag is set."""
     marks = np.zeros(frame.machine.lane_count, bool)
     marks[frame.lanes] = flags
     bits: Array = pack_warps(marks)[frame.index >> 5]
@@ -167,7 +166,7 @@ def warp_bits(frame: Frame, flags: Array) -> Array:
 
 
 def pack_warps(marks: Array) -> Array:
-    """A mask over all lanes as one 32-bit number a warp."""
+    """One 32-bit number a warp."""
     packed = np.packbits(marks.reshape(-1, 32), axis=1, bitorder="little")
     words: Array = packed.view(np.uint32)[:, 0]
     return words

@@ -19,7 +19,6 @@ from .move import space_of
 
 
 def _keys(i: Instruction, f: Frame, addresses: Array) -> Array:
-    """Offsets in shared memory of the lanes' mbarriers."""
     keys = np.zeros(f.n, np.int64)
     for target in resolve(i, f, space_of(i), f.spread(addresses), 8, write=False):
         keys[slice(None) if target.chosen is None else target.chosen] = target.offsets
@@ -107,7 +106,7 @@ def _arrive(i: Instruction, access: Access) -> Step:
 
 
 class PhaseWait:
-    """Holds the lanes until the phase is over; a spinning loop sees only its end."""
+    """A spinning loop sees only the phase's end."""
 
     warp_level = False
 

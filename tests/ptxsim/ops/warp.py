@@ -19,7 +19,7 @@ _FULL = 0xFFFFFFFF
 
 
 class WarpSync:
-    """Waits until the lanes that the mask names have all come here."""
+    """Waits for all lanes that the mask names."""
 
     warp_level = True
 
@@ -114,7 +114,7 @@ def shfl(i: Instruction, access: Access) -> Step:
 
 
 def _source_lanes(source_of: Source, lane: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """For each lane the one it reads, and whether that lies in its segment (else its own)."""
+    """Of each lane, and whether it lies in the segment (else its own)."""
     keep, clamp = (c >> 8) & 31, c & 31
     low = lane & keep
     source, inside = source_of(lane, b & 31, low, low | (clamp & ~keep), keep)
@@ -157,7 +157,7 @@ def _grouped(f: Frame, keys: Array) -> tuple[Array, Array, Array]:
 
 
 def _sync_groups(f: Frame) -> Array:
-    """A number for each lane's warp and mask: lanes that run a warp instruction together."""
+    """Numbers of lanes that run a warp instruction together."""
     masks: Array = f.machine.wait_mask[f.lanes].astype(np.int64)
     return (f.index >> 5) << 32 | masks
 
@@ -188,7 +188,7 @@ def redux(i: Instruction, access: Access) -> Step:
 
 @op("match")
 def match(i: Instruction, access: Access) -> Step:
-    """match.any: the lanes with my value; match.all: all of them if they agree."""
+    """match.any: lanes with my value; match.all: all of them if they agree."""
     outputs = items(i.operands[0])
     write = access.write(outputs[0], TYPES["b32"])
     write_all = access.write(outputs[1], TYPES["pred"]) if len(outputs) > 1 else None
@@ -213,7 +213,6 @@ def match(i: Instruction, access: Access) -> Step:
 
 @op("elect")
 def elect(i: Instruction, access: Access) -> Step:
-    """The lowest lane of each group is the leader."""
     lane_out, leader_out = items(i.operands[0])
     write = access.write(lane_out, TYPES["b32"])
     write_leader = access.write(leader_out, TYPES["pred"])
