@@ -33,19 +33,23 @@ $(LIB): $(VENV)/torch.stamp setup.py pyproject.toml $(CSRC)
 
 build: $(LIB)  ## build in place: the package and all that its tests need, in .venv
 
-bench: build  ## benchmark the loss, alone and with the projection, then train the examples
+# $(call train,NAMES): these examples, the one over ranks by torchrun; pictures are left in build.
+LAUNCH_tensor_parallel := -m torch.distributed.run --standalone --nproc-per-node 2
+train = mkdir -p build && cd build && \
+  $(foreach name,$(1),$(BIN)/python $(LAUNCH_$(name)) ../examples/$(name).py &&) :
+
+bench: build  ## benchmark the loss, alone and with the projection, then run three examples
 	$(BIN)/python -m benchmarks loss
 	$(BIN)/python -m benchmarks linear --quick
-	$(BIN)/python examples/train_large_vocab.py
-	$(BIN)/python examples/mixup.py
-	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 examples/tensor_parallel.py
+	$(call train,train_large_vocab mixup tensor_parallel)
 
-# The Trainer's example needs transformers, which is among the integrations.
-examples: $(VENV)/integrations.stamp  ## run all examples, in full
-	for example in gap_figure train_large_vocab fused_projection mixup distillation trainer; do \
-	  $(BIN)/python examples/$$example.py || exit; \
-	done
-	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 examples/tensor_parallel.py
+examples: $(VENV)/trainer.stamp  ## run all examples, in full
+	$(call train,gap_figure fused_projection distillation trainer)
+	$(call train,train_large_vocab mixup tensor_parallel)
+
+$(VENV)/trainer.stamp: $(LIB)
+	$(BIN)/python -m pip install --quiet "$(TORCH)" accelerate transformers
+	touch $@
 
 gpu:  ## with a GPU: a verdict in ten minutes; VENV= takes PYTHON as it is, WHEEL=path a wheel
 	@nvidia-smi -L || { echo "make gpu: there is no GPU here" >&2; exit 2; }
