@@ -7,32 +7,14 @@ from typing import Any
 import pytest
 import torch
 from checks import REDUCTIONS
+from linear.projected_rows import Rows
 from linear_checks import IGNORED, assert_exact, projection, run, targets, truth
 from reference import reference
 from torch import Tensor
 
 from labelsmooth import FusedLinearLabelSmoothingLoss, LossStats, linear_label_smoothing_loss
-from labelsmooth._backends import choose
 
 N, D, C = 23, 5, 11
-
-
-class Rows:
-    """Counts the rows that reach the kernel."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: list[int] = []
-        backend = choose.native
-        for name in ("forward", "backward"):
-            monkeypatch.setattr(backend, name, self._counting(getattr(backend, name)))
-
-    def _counting(self, function: Any) -> Any:
-        def counted(*arguments: Any, **keywords: Any) -> Any:
-            inputs = next(a for a in arguments if hasattr(a, "logits"))
-            self.seen.append(inputs.logits.shape[0])
-            return function(*arguments, **keywords)
-
-        return counted
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

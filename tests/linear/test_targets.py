@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from checks import REDUCTIONS
-from linear.test_rows import Rows
+from linear.projected_rows import Rows
 from linear_checks import IGNORED, Outcome, assert_exact, error, projection, run, targets, truth
 from torch import Tensor
 
