@@ -14,7 +14,6 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-LEAST_WORDS = 32_000
 TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[^\w\s]")
 
 
@@ -30,15 +29,16 @@ def read(files: Sequence[Path]) -> Iterator[str]:
         yield file.read_text(encoding="utf-8", errors="ignore")
 
 
-def read_tokens(words: int) -> tuple[Tensor, int]:
-    """The standard library as word numbers (0: a rare word), and the size of the vocabulary."""
-    text = [word for module in read(library()) for word in TOKEN.findall(module)]
-    common = Counter(text).most_common(words - 1)
-    if len(common) + 1 < LEAST_WORDS:
-        folder = sysconfig.get_paths()["stdlib"]
-        sys.exit(f"expected at least {LEAST_WORDS} different words in {folder}, got {len(common)}")
+def read_tokens(words: int, modules: int | None = None) -> Tensor:
+    """The standard library, or the first modules of it, as word numbers below `words` (0: a rare
+    word)."""
+    text = [word for module in read(library()[:modules]) for word in TOKEN.findall(module)]
+    count = Counter(text)
+    if len(count) < words - 1:
+        sys.exit(f"expected a text of {words:,} different words or more, got {len(count):,}")
+    common = count.most_common(words - 1)
     number = {word: index for index, (word, _) in enumerate(common, start=1)}
-    return torch.tensor([number.get(word, 0) for word in text]), len(common) + 1
+    return torch.tensor([number.get(word, 0) for word in text])
 
 
 def read_digits() -> tuple[Tensor, Tensor]:

@@ -191,7 +191,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--smoothing", type=float, default=0.05)
     parser.add_argument("--student-words", type=int, default=100_000, help="at least, of its text")
     parser.add_argument("--test-words", type=int, default=30_000, help="at least")
-    parser.add_argument("--teacher-words", type=int, default=3_000_000, help="at least, counted")
+    parser.add_argument("--teacher-words", type=int, default=3_000_000, help="or all there are")
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=4e-3)

@@ -49,14 +49,15 @@ PLAIN, FUSED, SMALL = LOSSES = (
 IGNORED, BEGIN = -100, 0  # a target that is none, as the losses have it; the first word
 
 
-def read_paragraphs(words: int, longest: int) -> tuple[Tensor, list[int], int]:
+def read_paragraphs(args: argparse.Namespace) -> tuple[Tensor, list[int], int]:
     """Paragraphs as word numbers (1: a rare word), each behind BEGIN, in random order: all in one
     tensor, their lengths, and the size of the vocabulary."""
     paragraphs: list[list[str]] = []
-    for module in read(library()):
+    for module in read(library()[: args.modules]):
         tokens = (TOKEN.findall(paragraph) for paragraph in module.split("\n\n"))
-        paragraphs += [found[:longest] for found in tokens if len(found) > 3]
-    common = Counter(word for found in paragraphs for word in found).most_common(words - 2)
+        paragraphs += [found[: args.longest] for found in tokens if len(found) > 3]
+    count = Counter(word for found in paragraphs for word in found)
+    common = count.most_common(args.vocabulary - 2)
     number = {word: index for index, (word, _) in enumerate(common, start=2)}
     random.Random(0).shuffle(paragraphs)
     numbers = [[BEGIN, *(number.get(word, 1) for word in found)] for found in paragraphs]
@@ -209,6 +210,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--accumulate", type=int, default=2, help="micro-batches of a step")
     parser.add_argument("--longest", type=int, default=64, help="words of a paragraph")
     parser.add_argument("--tested", type=int, default=256, help="paragraphs to test on")
+    parser.add_argument("--modules", type=int, help="to read; if not given, all")
     parser.add_argument("--vocabulary", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--chunk-rows", type=int, default=128, help="of the small chunks")
@@ -220,7 +222,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    tokens, lengths, vocabulary = read_paragraphs(args.vocabulary, args.longest)
+    tokens, lengths, vocabulary = read_paragraphs(args)
     print(f"{len(lengths):,} paragraphs, a vocabulary of {vocabulary:,} words")
     rows = args.batch * args.longest
     size = rows * vocabulary * 4 / 2**20

@@ -164,12 +164,8 @@ def draw_medians(panel: Axes, results: Sequence[Gaps]) -> None:
         panel.plot([], [], color=color, ls="-" if over == "all" else "--", lw=2, label=formula)
         measured = [r for r in results if r.over == over and r.smoothing > 0]
         at = [r.smoothing for r in measured]
-        marks: dict[str, Any] = {
-            "color": color,
-            "marker": "o" if over == "all" else "s",
-            "ls": "",
-            "zorder": 3,
-        }
+        shape = "o" if over == "all" else "s"
+        marks: dict[str, Any] = {"color": color, "marker": shape, "ls": "", "zorder": 3}
         panel.plot(at, [r.medians[0] for r in measured], ms=8, **marks)
         panel.plot(at, [r.medians[1] for r in measured], ms=13, mfc="none", mew=1.2, **marks)
     panel.plot([], [], "o", color="0.3", ms=8, label="median, training images")
@@ -276,21 +272,31 @@ def follows(results: Sequence[Gaps]) -> bool:
     return agree
 
 
+def smoothing(text: str) -> float:
+    a = float(text)
+    if not 0 <= a < 1:
+        raise ValueError
+    return a
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    images = Path(__file__).parent.parent / "docs" / "images"
-    parser.add_argument("--smoothings", type=float, nargs="+", default=SMOOTHINGS)
+    parser.add_argument("--smoothings", type=smoothing, nargs="+", default=SMOOTHINGS)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--width", type=int, default=128, help="of the hidden layer")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=images, help="of the two pictures")
-    return parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=".", help="of the two pictures")
+    args = parser.parse_args()
+    if not any(args.smoothings):
+        parser.error("expected a smoothing above 0 among those given")
+    return args
 
 
 def main() -> int:
     args = arguments()
+    args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the images are small
     mpl.use("agg")
     images, labels = read_digits()

@@ -105,6 +105,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20)
     steps = parser.parse_args().steps
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        sys.exit("this example needs: torchrun --nproc-per-node 2 examples/tensor_parallel.py")
     has_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     if has_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -93,6 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=1024, help="tokens to predict in a step")
     parser.add_argument("--context", type=int, default=8, help="words to predict the next one from")
+    parser.add_argument("--modules", type=int, help="to read; if not given, all")
     parser.add_argument("--vocabulary", type=int, default=40_000)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -102,7 +103,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    tokens, vocabulary = read_tokens(args.vocabulary)
+    vocabulary = args.vocabulary
+    tokens = read_tokens(vocabulary, args.modules)
     print(f"{len(tokens):,} tokens, a vocabulary of {vocabulary:,} words")
     size = args.batch * vocabulary * 4 / 2**20
     print(f"logits of a step: {args.batch:,} x {vocabulary:,}, {size:.0f} MiB")

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from data import LEAST_WORDS, read_tokens
+from data import read_tokens
 from side_by_side import compare, peak_bytes, show, train_in_turns
 from torch import Tensor
 
@@ -113,6 +113,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batch", type=int, default=8, help="pieces of text, twice in a step")
     parser.add_argument("--length", type=int, default=128, help="words of a piece")
+    parser.add_argument("--modules", type=int, help="to read; if not given, all")
+    parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -122,7 +124,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    tokens, vocabulary = read_tokens(LEAST_WORDS)
+    vocabulary = args.vocabulary
+    tokens = read_tokens(vocabulary, args.modules)
     tokens = tokens[: 4 * args.steps * args.batch * args.length]  # twice as many as are seen
     rows = args.batch * args.length
     size = rows * vocabulary * 4 / 2**20

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from checks import ROOT
 
+TEXT = ("--modules", 40, "--vocabulary", 2000)
 LIMIT = 600  # seconds, on a busy machine: nothing here takes a tenth of that
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def run(name: str, *arguments: object, launcher: tuple[str, ...] = ()) -> str:
+def run(name: str, *arguments: object, launcher: tuple[str, ...] = (), fails: bool = False) -> str:
+    """What it prints, of errors where it fails."""
     command = [sys.executable, *launcher, ROOT / "examples" / name, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stderr if fails else done.stdout
 
 
 def test_mixup() -> None:
@@ -33,7 +35,7 @@ def test_mixup() -> None:
 
 def test_large_vocabulary() -> None:
     pytest.importorskip("rich")
-    shown = run("train_large_vocab.py", "--steps", 2, "--batch", 16, "--threads", 1)
+    shown = run("train_large_vocab.py", "--steps", 2, "--batch", 16, "--threads", 1, *TEXT)
     assert "The loss curves agree" in shown
 
 
@@ -48,7 +50,8 @@ def test_gap_figure(tmp_path: Path) -> None:
     for module in ("matplotlib", "rich", "sklearn"):
         pytest.importorskip(module)
     size = ("--smoothings", 0.1, 0.4, "--steps", 200, "--width", 64)
-    shown = run("gap_figure.py", *size, "--folder", tmp_path)
+    folder = tmp_path / "not" / "there"
+    shown = run("gap_figure.py", *size, "--folder", folder)
     assert "The medians follow theory" in shown
     rows = re.findall(r"(0\.\d) +(all|others) +([\d.]+) +([\d.]+) ", shown)
     assert len(rows) == 4
@@ -58,12 +61,12 @@ def test_gap_figure(tmp_path: Path) -> None:
         assert float(theory) == pytest.approx(gap[over], abs=1e-3)
         assert float(median) == pytest.approx(gap[over], abs=0.1)
     for name in ("gap.png", "true_dist.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_fused_projection() -> None:
     pytest.importorskip("rich")
-    model = ("--vocabulary", 2000, "--width", 16, "--longest", 16, "--tested", 16)
+    model = (*TEXT, "--width", 16, "--longest", 16, "--tested", 16)
     steps = ("--steps", 2, "--frozen-steps", 2, "--batch", 4, "--chunk-rows", 16, "--threads", 1)
     shown = run("fused_projection.py", *model, *steps)
     assert shown.count("The loss curves agree") == 2
@@ -82,3 +85,21 @@ def test_distillation() -> None:
     shown = run("distillation.py", *text, *steps)
     assert "The loss curves agree" in shown
     assert "The teacher helps" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("gap_figure.py", "--smoothings", 0), "expected a smoothing above 0"),
+        (("gap_figure.py", "--smoothings", 0.1, 1), "invalid smoothing value: '1'"),
+        (("train_large_vocab.py", "--modules", 1), "expected a text of 40,000 different words"),
+        (("tensor_parallel.py",), "torchrun --nproc-per-node 2 examples/tensor_parallel.py"),
+    ],
+)
+def test_wrong_use(command: tuple[str, ...], told: str) -> None:
+    """A line says what is wrong."""
+    for module in ("matplotlib", "rich", "sklearn"):
+        pytest.importorskip(module)
+    said = run(*command, fails=True)
+    assert told in said
+    assert "Traceback" not in said

@@ -11,8 +11,9 @@ from checks import ROOT
 
 def test_trainer() -> None:
     pytest.importorskip("rich")
+    text = ("--modules", "40", "--vocabulary", "2000")
     size = ("--batch", "1", "--length", "16", "--width", "16", "--threads", "1")
-    command = [sys.executable, ROOT / "examples/trainer.py", "--steps", "2", *size]
+    command = [sys.executable, ROOT / "examples/trainer.py", "--steps", "2", *size, *text]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The loss curves agree" in done.stdout
