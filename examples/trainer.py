@@ -1,7 +1,7 @@
 """Trains a small Llama by Hugging Face's Trainer three times: with its own label smoothing, with
 labelsmooth's in its place, and with labelsmooth's in the model, where the head makes no logits.
 
-    pip install transformers accelerate
+    pip install rich transformers accelerate
 
 The text is the source of Python's standard library, the model begins with random weights. A step
 accumulates two batches. All trainings start from the same seed and see the same batches, each in a
@@ -36,7 +36,7 @@ try:
         TrainingArguments,
     )
 except ImportError as error:
-    sys.exit(f"{error}; this example needs: pip install transformers accelerate")
+    sys.exit(f"{error}; this example needs: pip install rich transformers accelerate")
 
 SMOOTHING = 0.1
 STOCK, PATCHED, FUSED = WAYS = "the Trainer's own", "patch_trainer()", "apply_to(fused_head=True)"

@@ -1,5 +1,13 @@
 """Label-smoothed cross-entropy for many classes: loss and gradient in one step."""
 
+from importlib.util import find_spec
+
+if find_spec(f"{__name__}._C") is None:
+    raise ImportError(
+        f"labelsmooth in {__path__[0]} is not built: start Python in a folder that does not hold "
+        "its sources, or install it from there"
+    )
+
 from . import compat
 from .functional import LossStats, label_smoothing_loss
 from .linear import linear_label_smoothing_loss

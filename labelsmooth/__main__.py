@@ -2,6 +2,7 @@
 to write in place of a library's loss."""
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -48,4 +49,10 @@ def describe() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

@@ -187,7 +187,7 @@ transformers: Trainer with label_smoothing_factor
 transformers: a model's own loss
     none; smoothed and, with fused_head=True, without logits
     labelsmooth.compat.transformers.apply_to(model, label_smoothing=0.1)
-    also: huggingface hf llama qwen mistral gemma gpt2
+    also: huggingface hf trainer llama qwen mistral gemma gpt2
 WeNet: LabelSmoothingLoss
     others; KL divergence
     from labelsmooth.compat.wenet import LabelSmoothingLoss

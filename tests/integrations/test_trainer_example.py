@@ -28,5 +28,5 @@ def test_it_says_what_to_install() -> None:
         [sys.executable, "-c", ran], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 1
-    assert "pip install transformers accelerate" in done.stderr
+    assert "pip install rich transformers accelerate" in done.stderr
     assert "Traceback" not in done.stderr
