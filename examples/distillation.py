@@ -29,7 +29,7 @@ from multiprocessing.connection import Connection
 import torch
 from data import TOKEN, library, read
 from rich.progress import track
-from side_by_side import answer, compare, show, train_in_turns
+from side_by_side import answer, compare, show, train_in_turns, training_options
 from torch import Tensor, nn
 
 from labelsmooth import FusedLabelSmoothingLoss, SparseTarget
@@ -181,9 +181,7 @@ def show_targets(places: int, args: argparse.Namespace) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = training_options(__doc__, learning_rate=4e-3)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=512, help="places of a step")
     parser.add_argument("--top", type=int, default=8, help="words that are kept of the teacher")
@@ -194,9 +192,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--teacher-words", type=int, default=3_000_000, help="or all there are")
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 

@@ -34,7 +34,7 @@ from multiprocessing.connection import Connection
 
 import torch
 from data import TOKEN, library, read
-from side_by_side import Run, answer, compare, show, train_in_turns
+from side_by_side import Run, answer, compare, show, train_in_turns, training_options
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -201,9 +201,7 @@ def report(runs: list[Run]) -> bool:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = training_options(__doc__, learning_rate=2e-3)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--frozen-steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32, help="paragraphs of a micro-batch")
@@ -214,9 +212,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--chunk-rows", type=int, default=128, help="of the small chunks")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 

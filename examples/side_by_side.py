@@ -3,6 +3,7 @@ so their loss curves, their times and their peaks of memory can be compared."""
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import re
 import statistics
@@ -18,9 +19,20 @@ from rich import box
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 TOLERANCE = 1e-3  # of the loss at any step; float32 sums in another order drift apart in training
+
+
+def training_options(description: str | None, learning_rate: float) -> argparse.ArgumentParser:
+    """A parser of what every training takes, to which an example adds its own."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--threads", type=int, default=get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 @dataclass

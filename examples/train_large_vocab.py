@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 import torch
 from data import read_tokens
-from side_by_side import answer, compare, show, train_in_turns
+from side_by_side import answer, compare, show, train_in_turns, training_options
 from torch import Tensor, nn
 
 from labelsmooth import FusedLabelSmoothingLoss, FusedLinearLabelSmoothingLoss
@@ -89,15 +89,12 @@ def train(
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = training_options(__doc__, learning_rate=2e-3)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=1024, help="tokens to predict in a step")
     parser.add_argument("--context", type=int, default=8, help="words to predict the next one from")
     parser.add_argument("--modules", type=int, help="to read; if not given, all")
     parser.add_argument("--vocabulary", type=int, default=40_000)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from data import read_tokens
-from side_by_side import compare, peak_bytes, show, train_in_turns
+from side_by_side import compare, peak_bytes, show, train_in_turns, training_options
 from torch import Tensor
 
 from labelsmooth.compat.transformers import apply_to, patch_trainer
@@ -107,18 +107,13 @@ def train(
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = training_options(__doc__, learning_rate=2e-3)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batch", type=int, default=8, help="pieces of text, twice in a step")
     parser.add_argument("--length", type=int, default=128, help="words of a piece")
     parser.add_argument("--modules", type=int, help="to read; if not given, all")
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
